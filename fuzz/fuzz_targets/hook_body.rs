@@ -1,0 +1,5 @@
+//! See `onair::fuzz_targets::hook_body`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| onair::fuzz_targets::hook_body(bytes));

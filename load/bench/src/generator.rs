@@ -1,0 +1,165 @@
+//! The callers: raw HTTP over TCP, as a `MediaMTX` node calls, or on connections that are kept.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+/// The largest answer: a page of a hundred streams has some 100 KB.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// How calls use connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// A new one for every call, as `MediaMTX` does.
+    Fresh,
+    /// One for each caller.
+    Kept,
+}
+
+/// What a round of calls took.
+#[derive(Default)]
+pub struct Round {
+    /// Each call's time, sorted.
+    pub latencies: Vec<Duration>,
+    /// From the first call to the last answer.
+    pub took: Duration,
+    /// Calls whose status was not the expected one.
+    pub unexpected: usize,
+    /// The largest answer, head and body.
+    pub answer_bytes: usize,
+}
+
+impl Round {
+    /// The latency that `share` of the calls did not exceed, in microseconds.
+    pub fn percentile_us(&self, share: f64) -> f64 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a rank"
+        )]
+        let rank = (share * (self.latencies.len() - 1) as f64).round() as usize;
+        self.latencies[rank].as_secs_f64() * 1e6
+    }
+
+    /// Answers a second.
+    pub fn throughput(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
+        let calls = self.latencies.len() as f64;
+        calls / self.took.as_secs_f64()
+    }
+}
+
+/// Sends every request once, from `callers` at a time.
+pub async fn play(
+    address: SocketAddr,
+    requests: Arc<Vec<Vec<u8>>>,
+    callers: usize,
+    connections: Connections,
+    expected_status: u16,
+) -> anyhow::Result<Round> {
+    let next = Arc::new(AtomicUsize::new(0));
+    let began = Instant::now();
+    let mut calling = JoinSet::new();
+    for _ in 0..callers {
+        calling.spawn(caller(address, Arc::clone(&requests), Arc::clone(&next), connections, expected_status));
+    }
+    let mut round = Round::default();
+    while let Some(caller) = calling.join_next().await {
+        let called = caller.context("a caller panicked")??;
+        round.latencies.extend(called.latencies);
+        round.unexpected += called.unexpected;
+        round.answer_bytes = round.answer_bytes.max(called.answer_bytes);
+    }
+    round.took = began.elapsed();
+    round.latencies.sort_unstable();
+    Ok(round)
+}
+
+async fn caller(
+    address: SocketAddr,
+    requests: Arc<Vec<Vec<u8>>>,
+    next: Arc<AtomicUsize>,
+    connections: Connections,
+    expected_status: u16,
+) -> anyhow::Result<Round> {
+    let mut kept = None;
+    let mut answer = Vec::with_capacity(ANSWER_BYTES_MAX);
+    let mut called = Round::default();
+    while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let began = Instant::now();
+        let mut stream = match kept.take() {
+            Some(stream) => stream,
+            None => connect(address).await?,
+        };
+        let status = call(&mut stream, request, &mut answer).await?;
+        called.latencies.push(began.elapsed());
+        called.unexpected += usize::from(status != expected_status);
+        called.answer_bytes = called.answer_bytes.max(answer.len());
+        if connections == Connections::Kept {
+            kept = Some(stream);
+        }
+    }
+    Ok(called)
+}
+
+async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.context("connecting")?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sends a request and reads the answer into `answer`, which has the room for it: a caller that made its room as it goes would take
+/// from the servers what they are measured by.
+async fn call(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> anyhow::Result<u16> {
+    stream.write_all(request).await?;
+    answer.clear();
+    loop {
+        ensure!(answer.len() < answer.capacity(), "an answer is larger than {ANSWER_BYTES_MAX} bytes");
+        if stream.read_buf(answer).await? == 0 {
+            bail!("the connection was closed in the middle of an answer");
+        }
+        let Some(head_end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
+        let head = std::str::from_utf8(&answer[..head_end])?;
+        let body_length = head
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            .map_or(Ok(0), |(_, value)| value.trim().parse::<usize>())?;
+        if answer.len() >= head_end + 4 + body_length {
+            let status = head.split(' ').nth(1).context("no status")?;
+            return Ok(status.parse()?);
+        }
+    }
+}
+
+/// A whole request with a JSON body, as Go's client writes it; on a connection that is kept, as a proxy before it passes it on.
+pub fn post(path: &str, authorization: Option<&str>, body: &serde_json::Value, connections: Connections) -> Vec<u8> {
+    let body = body.to_string();
+    let authorization = authorization.map_or_else(String::new, |value| format!("Authorization: {value}\r\n"));
+    let length = body.len();
+    let via = if connections == Connections::Kept { "Via: 1.1 proxy\r\n" } else { "" };
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: onair\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {length}\r\n\
+         {via}{authorization}Content-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// A whole request without a body.
+pub fn get(path: &str, authorization: &str, etag: Option<&str>) -> Vec<u8> {
+    let etag = etag.map_or_else(String::new, |value| format!("If-None-Match: {value}\r\n"));
+    format!("GET {path} HTTP/1.1\r\nHost: onair\r\nAuthorization: {authorization}\r\n{etag}\r\n").into_bytes()
+}

@@ -1,0 +1,165 @@
+//! Lists and details: what a page costs with ten and with ten thousand streams on air, while they come and go.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    generator::{self, Connections, Round, get},
+    subject::{self, Subject},
+};
+
+const CLIENTS: usize = 100;
+const CALLS: usize = 10_000;
+/// One stream ends and another begins, so many times a second: a hundred changes.
+const CHURN_PER_SECOND: u32 = 50;
+const TURNS: usize = 9;
+
+/// How many times the cost of a page with ten streams on air it may have with ten thousand. The aim is 1.1; a machine that does
+/// something else meanwhile was seen to move it by as much.
+const MANY_TO_FEW_MAX: f64 = 1.25;
+/// How many times as many bytes a page of a hundred has, at the least, as the answer that it is unchanged.
+const UNCHANGED_SAVES_MIN: usize = 3;
+
+/// Streams that are on air.
+type OnAir = Vec<(String, Uuid)>;
+
+/// Admits a publisher to each of the keys `from..to`.
+async fn admit(subject: &Subject, from: usize, to: usize) -> anyhow::Result<OnAir> {
+    let written = subject.written().await?;
+    let sources: OnAir = subject.keys[from..to].iter().map(|key| (key.path.clone(), Uuid::new_v4())).collect();
+    let requests = sources.iter().zip(from..to);
+    let requests = requests.map(|((_, source), key)| subject.auth(key, *source, Connections::Kept)).collect();
+    let round = generator::play(subject.onair, Arc::new(requests), 32, Connections::Kept, 204).await?;
+    ensure!(round.unexpected == 0, "{} were not admitted", round.unexpected);
+    // What the history still has to do must not be counted to the lists.
+    subject.until_written(written + sources.len() as u64).await?;
+    Ok(sources)
+}
+
+/// What a round of one request costs the process, in microseconds of CPU for each call.
+async fn cost(subject: &Subject, request: Vec<u8>, status: u16) -> anyhow::Result<(Round, f64)> {
+    let before = subject.cpu()?;
+    let round =
+        generator::play(subject.onair, Arc::new(vec![request; CALLS]), CLIENTS, Connections::Kept, status).await?;
+    ensure!(round.unexpected == 0, "{} unexpected answers", round.unexpected);
+    #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
+    let each_us = before.until(&subject.cpu()?).onair.as_secs_f64() * 1e6 / CALLS as f64;
+    Ok((round, each_us))
+}
+
+/// What calls cost, each the median over some turns.
+struct Cost {
+    p50_us: f64,
+    p99_us: f64,
+    /// Processor time of a call.
+    cpu_us: f64,
+    /// The same in calls of the yardstick: the answer that the process lives, which takes the same way through HTTP, asked in the same
+    /// second. What neighbours on the machine do to one of them, they do to both.
+    yardsticks: f64,
+    answer_bytes: usize,
+}
+
+async fn measured(subject: &Subject, path: &str, etag: Option<&str>) -> anyhow::Result<Cost> {
+    let request = get(path, &subject::api_authorization(), etag);
+    let yardstick = get("/healthz", &subject::api_authorization(), None);
+    let status = if etag.is_some() { 304 } else { 200 };
+    let (mut turns, mut answer_bytes) = ([const { Vec::new() }; 4], 0);
+    for _ in 0..TURNS {
+        let (_, yardstick_us) = cost(subject, yardstick.clone(), 200).await?;
+        let (round, each_us) = cost(subject, request.clone(), status).await?;
+        let values = [round.percentile_us(0.5), round.percentile_us(0.99), each_us, each_us / yardstick_us];
+        turns.iter_mut().zip(values).for_each(|(turn, value)| turn.push(value));
+        answer_bytes = round.answer_bytes;
+    }
+    let [p50_us, p99_us, cpu_us, yardsticks] = turns.map(|values| crate::turns::median(&values));
+    Ok(Cost { p50_us, p99_us, cpu_us, yardsticks, answer_bytes })
+}
+
+fn row(what: &str, cost: &Cost) {
+    let Cost { p50_us, p99_us, cpu_us, yardsticks, answer_bytes } = cost;
+    println!("| {what} | {p50_us:.0} | {p99_us:.0} | {cpu_us:.1} | {yardsticks:.2} | {answer_bytes} |");
+}
+
+/// Measures and prints. Fails where ten thousand streams take more memory than `streams_kib_max`, where a page costs more with
+/// many streams on air than with few, and where an unchanged list costs the network too much.
+pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()> {
+    println!("\n| list and details, {CLIENTS} clients | p50 us | p99 us | CPU us a call | in yardsticks | bytes |");
+    println!("|---|---|---|---|---|---|");
+
+    let mut on_air = admit(subject, 0, 10).await?;
+    let with_ten = measured(subject, "/v1/streams?limit=10", None).await?;
+    row("a page of 10, 10 on air", &with_ten);
+    let (began, before_kib) = (Instant::now(), subject.resident_kib()?);
+    on_air.extend(admit(subject, 10, 10_000).await?);
+    let took = began.elapsed();
+    let with_all = measured(subject, "/v1/streams?limit=10", None).await?;
+    let streams_kib = subject.resident_kib()?.saturating_sub(before_kib);
+    eprintln!("10,000 streams on air and in the history after {took:?}; {streams_kib} KiB more resident");
+    ensure!(streams_kib <= streams_kib_max, "more than what Onair is held to");
+    row("a page of 10, 10,000 on air", &with_all);
+
+    let listed = subject.api("GET", "/v1/streams?limit=100", &Value::Null).await?;
+    let id = listed["items"][0]["id"].as_str().context("a stream is listed")?.to_owned();
+    let page = measured(subject, "/v1/streams?limit=100", None).await?;
+    row("a page of 100, 10,000 on air", &page);
+    let etag = subject.etag("/v1/streams?limit=100").await?;
+    let unchanged = measured(subject, "/v1/streams?limit=100", Some(&etag)).await?;
+    row("the same, unchanged (304)", &unchanged);
+    let details = measured(subject, &format!("/v1/streams/{id}"), None).await?;
+    row("details of one", &details);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (churned, churning) = tokio::join!(
+        async {
+            let page = measured(subject, "/v1/streams?limit=100", None).await;
+            stop.store(true, Ordering::Relaxed);
+            page
+        },
+        churn(subject, &mut on_air, &stop),
+    );
+    let changes_per_second = churning?;
+    row(&format!("a page of 100, 10,000 on air, {changes_per_second:.0} changes a second"), &churned?);
+    let written = subject.written().await?;
+    subject.end_all(&on_air[10..]).await?;
+    subject.until_written(written + on_air.len() as u64 - 10).await?;
+    let with_ten_again = measured(subject, "/v1/streams?limit=10", None).await?;
+    row("a page of 10, 10 on air once more", &with_ten_again);
+    subject.end_all(&on_air[..10]).await?;
+
+    let many_to_few = 2.0 * with_all.yardsticks / (with_ten.yardsticks + with_ten_again.yardsticks);
+    let saved = page.answer_bytes / unchanged.answer_bytes;
+    println!(
+        "\ncost with 10,000 on air / with 10: {many_to_few:.2}; page / 304: {:.1} in CPU, {saved} in bytes; details / page: {:.2}",
+        page.yardsticks / unchanged.yardsticks,
+        details.yardsticks / page.yardsticks,
+    );
+    ensure!(many_to_few <= MANY_TO_FEW_MAX, "a page costs more where more is on air");
+    ensure!(saved >= UNCHANGED_SAVES_MIN, "an unchanged list costs the network too much");
+    Ok(())
+}
+
+/// Ends one stream and begins another on its path, again and again. How many changes a second there were.
+async fn churn(subject: &Subject, on_air: &mut OnAir, stop: &AtomicBool) -> anyhow::Result<f64> {
+    let mut ticker = tokio::time::interval(Duration::from_secs(1) / CHURN_PER_SECOND);
+    let (began, mut changes) = (Instant::now(), 0_u32);
+    while !stop.load(Ordering::Relaxed) {
+        ticker.tick().await;
+        let place = changes as usize % on_air.len();
+        subject.end_all(&on_air[place..=place]).await?;
+        let source = Uuid::new_v4();
+        let request = subject.auth(place, source, Connections::Fresh);
+        generator::play(subject.onair, Arc::new(vec![request]), 1, Connections::Fresh, 204).await?;
+        on_air[place].1 = source;
+        changes += 2;
+    }
+    Ok(f64::from(changes) / began.elapsed().as_secs_f64())
+}

@@ -1,0 +1,95 @@
+//! What the turns of each server took, and the table of their ratios.
+
+use std::time::Duration;
+
+use crate::{
+    Load,
+    generator::{Connections, Round},
+    subject::{Cpu, Server},
+};
+
+/// One server's turns: a value for each.
+#[derive(Default)]
+pub struct Turns {
+    p50_us: Vec<f64>,
+    p99_us: Vec<f64>,
+    throughput: Vec<f64>,
+    /// Processor time of a call, in microseconds: the server's, and that of the stores.
+    server_us: Vec<f64>,
+    stores_us: Vec<f64>,
+}
+
+impl Turns {
+    /// Adds a turn, during which so much processor time was used.
+    pub fn add(&mut self, round: &Round, used: &Cpu, server: Server) {
+        #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
+        let each_us = |used: Duration| used.as_secs_f64() * 1e6 / round.latencies.len() as f64;
+        self.p50_us.push(round.percentile_us(0.50));
+        self.p99_us.push(round.percentile_us(0.99));
+        self.throughput.push(round.throughput());
+        self.server_us.push(each_us(match server {
+            Server::Floor => used.floor,
+            Server::Onair => used.onair,
+        }));
+        self.stores_us.push(each_us(used.redis + used.postgres));
+    }
+}
+
+/// All processor time of Onair and its stores for an admission, until it is in the history, in microseconds.
+#[derive(Default)]
+pub struct Whole(Vec<f64>);
+
+impl Whole {
+    /// Adds a turn of so many calls.
+    pub fn add(&mut self, used: &Cpu, calls: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
+        self.0.push((used.onair + used.redis + used.postgres).as_secs_f64() * 1e6 / calls as f64);
+    }
+
+    /// The median of the turns.
+    pub fn median(&self) -> f64 {
+        median(&self.0)
+    }
+}
+
+/// Begins a table.
+pub fn table() {
+    println!(
+        "\n| what | calls at once | connections | floor p50 us | Onair p50 us | p50 ratio | p99 ratio | throughput ratio (spread) | \
+         CPU us of a call: floor + stores | Onair + stores |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+}
+
+/// A line of the table: ratios are medians over the turns, each turn's of one server to the same turn's of the other.
+pub fn report(what: &str, load: Load, floor: &Turns, onair: &Turns) {
+    let ratios = |ours: &[f64], theirs: &[f64]| {
+        let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios
+    };
+    let throughput = ratios(&onair.throughput, &floor.throughput);
+    println!(
+        "| {what} | {} | {} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} ({:.2}-{:.2}) | {:.0} + {:.0} | {:.0} + {:.0} |",
+        load.callers,
+        if load.connections == Connections::Fresh { "fresh" } else { "kept" },
+        median(&floor.p50_us),
+        median(&onair.p50_us),
+        median(&ratios(&onair.p50_us, &floor.p50_us)),
+        median(&ratios(&onair.p99_us, &floor.p99_us)),
+        median(&throughput),
+        throughput.first().copied().unwrap_or_default(),
+        throughput.last().copied().unwrap_or_default(),
+        median(&floor.server_us),
+        median(&floor.stores_us),
+        median(&onair.server_us),
+        median(&onair.stores_us),
+    );
+}
+
+/// The median; 0 of none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}

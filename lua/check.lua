@@ -1,0 +1,40 @@
+-- Says whether a partition holds all that it must, and closes it where that is not certain: where it is empty, or where this
+-- server is not the one that was last known to be whole, as after a restart or a failover, which may lose the last writes. Which
+-- server it is, lua/server.lua says.
+--
+-- Under races and retries: asking changes nothing once the answer is known. The token of a closed partition tells when it was
+-- closed, the promotion and the server, and is gone with the memory it was written into.
+--
+-- KEYS 1 version  string  absent while the partition is closed
+--      2 memory   hash    server, whole_ms (until when it was whole, give or take ten seconds), version (the least that the next
+--                         one may be), closed (the token), opened (the version and the promotion it was opened with). The last two name
+--                         the generation: another one after every loss, closing and opening
+-- ARGV none
+-- Result: open | closed, token, since (ms ago), whole until (ms) or empty: all that was ever written is lost
+-- Cost: O(1), beside lua/server.lua.
+
+local version, memory = KEYS[1], KEYS[2]
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now_text = string.format('%.0f', now)
+
+local known_server, whole_ms, token, opened = unpack(redis.call('HMGET', memory, 'server', 'whole_ms', 'closed', 'opened'), 1, 4)
+local last = redis.call('GET', version)
+if last and is_here(known_server, string.match(opened or '', ':(%w+)$')) then
+  if now - tonumber(whole_ms) >= 10000 then
+    redis.call('HSET', memory, 'whole_ms', now_text)
+  end
+  return { 'open' }
+end
+
+if last then
+  redis.call('HSET', memory, 'version', last)
+  redis.call('DEL', version)
+end
+-- A server that took over in the middle of a rebuild may have lost a part of that as well: it begins anew.
+if not token or not was_closed_here(token) then
+  token = now_text .. ':' .. promotion .. ':' .. server
+  redis.call('HSET', memory, 'closed', token)
+end
+return { 'closed', token, string.format('%.0f', now - tonumber(string.match(token, '^%d+'))), whole_ms or '' }

@@ -1,0 +1,459 @@
+//! Admission: credentials in, decision out.
+//!
+//! Role: answers `MediaMTX`'s auth call. `MediaMTX` asks from inside its one path-manager loop, so while an answer is open
+//! nobody else on that node gets one: latency here is capacity there.
+//!
+//! Invariants:
+//! - The path of a known key costs one EVALSHA and nothing else: no Postgres, no second command, no node's control API.
+//!   Calling `paths/*` of the node that waits for us would wait for itself.
+//! - Whatever cannot be known refuses ([`RefusalCode::StateUnavailable`]): no unauthorised stream, ever.
+//! - Every answer comes within the deadline of the configuration.
+//! - No key, password, token or query string leaves this module: not in a decision, not in a log line.
+
+mod attempts;
+mod credentials;
+mod decision;
+mod failures;
+mod lookup;
+mod node_itself;
+mod recent;
+mod request;
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use credentials::Credentials;
+pub use credentials::loggable_path;
+pub use decision::{Allowance, Decision, Outcome, Refusal, RefusalCode};
+pub use recent::RecentAdmission;
+pub use request::{Action, AuthRequest};
+
+use self::{
+    credentials::path_holds_a_key,
+    failures::Failures,
+    lookup::{Found, Lookup, LookupError},
+};
+use crate::{
+    config::{AdmissionConfig, Config},
+    domain::{EndReason, NodeName, Protocol, Renditions, Secret, SourceId, Stream, StreamPath, StreamState},
+    history::Backlog,
+    lifecycle::{TaskError, Tasks},
+    metrics,
+    nodes::credentials::NodeCredentials,
+    postgres::Postgres,
+    redis::{
+        Admission as Admitting, AdmitAnswer, AdmitRequest, Afterwards, EndRequest, Ending, Holder, Redis, RedisError,
+    },
+};
+
+/// The most admissions remembered whose caller was refused because Redis did not answer in time.
+const ABANDONED_MAX: usize = 10_000;
+
+/// How long it is waited before an abandoned admission is tried to be taken back again.
+const RELEASE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Decides who may publish and who may watch.
+#[derive(Clone)]
+pub struct Admission {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: AdmissionConfig,
+    renditions: Renditions,
+    credentials: NodeCredentials,
+    redis: Redis,
+    lookup: Lookup,
+    failures: Failures,
+    recent: recent::Recent,
+    abandoned: mpsc::Sender<Abandoned>,
+    attempts: mpsc::Sender<attempts::Noted>,
+    /// Woken where an admission owes a kick.
+    kick_owed: Arc<Notify>,
+    backlog: Backlog,
+}
+
+/// An admission that Redis may have carried out although its caller was refused.
+struct Abandoned {
+    path: StreamPath,
+    node: NodeName,
+    source_id: SourceId,
+}
+
+/// An admission that Redis was asked for and has not answered. Dropped where it took too long or failed, and with the whole call
+/// where its node hung up: nobody hears then what Redis may yet decide.
+struct Unanswered<'a> {
+    admission: &'a Admission,
+    request: &'a AdmitRequest<'a>,
+}
+
+impl Unanswered<'_> {
+    fn answered(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.admission.abandon(self.request);
+    }
+}
+
+/// What `admit` answered, and the key's own path where that is not the one that was asked for.
+struct Answered {
+    answer: AdmitAnswer,
+    key_path: Option<StreamPath>,
+}
+
+impl Admission {
+    /// Sets admission up. `kick_owed` is woken whenever a newcomer took the place of a source that is still to be kicked;
+    /// `backlog` says when nobody new may be admitted.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        credentials: NodeCredentials,
+        stores: (Redis, Postgres),
+        (kick_owed, backlog): (Arc<Notify>, Backlog),
+        tasks: &Tasks,
+    ) -> Self {
+        let (redis, postgres) = stores;
+        let codes =
+            Allowance::ALL.iter().map(|word| word.as_str()).chain(RefusalCode::ALL.iter().map(|word| word.as_str()));
+        metrics::decisions_begin(Action::Publish, codes);
+        let limits = config.admission.clone();
+        let (abandoned, to_release) = mpsc::channel(ABANDONED_MAX);
+        tasks.spawn("release_abandoned", release_abandoned(redis.clone(), to_release, tasks.stopping()));
+        let (noted, to_note) = mpsc::channel(attempts::WAITING_MAX);
+        tasks.spawn("record_attempts", attempts::record(redis.clone(), to_note, tasks.stopping()));
+        let inner = Inner {
+            lookup: Lookup::new(postgres, redis.clone(), &limits),
+            failures: Failures::new(limits.failures_burst, limits.failures_refill_per_second, limits.addresses_max),
+            config: limits,
+            renditions: config.renditions.suffixes.clone(),
+            credentials,
+            redis,
+            recent: recent::Recent::default(),
+            abandoned,
+            attempts: noted,
+            kick_owed,
+            backlog,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Whom this replica admitted a moment ago.
+    #[must_use]
+    pub fn recent(&self) -> Vec<RecentAdmission> {
+        self.inner.recent.all()
+    }
+
+    /// Decides one call of `node`, within the deadline.
+    pub async fn decide(&self, node: &NodeName, request: &AuthRequest) -> Decision {
+        let limit = Duration::from_millis(self.inner.config.deadline_ms);
+        // In a place of its own: every future around it would hold it twice, before and after it was moved.
+        let deciding = Box::pin(self.decide_unlimited(node, request));
+        let Ok(decision) = tokio::time::timeout(limit, deciding).await else {
+            return Decision::refused(Refusal::state_unavailable(&RedisError::Timeout));
+        };
+        self.note_attempt(node, request, &decision);
+        decision
+    }
+
+    async fn decide_unlimited(&self, node: &NodeName, request: &AuthRequest) -> Decision {
+        match request.action() {
+            Action::Publish => self.decide_publish(node, request).await,
+            // Boxed like the next one, so that a publisher's call does not carry its room.
+            Action::Read | Action::Playback => Box::pin(self.decide_read(node, request)).await,
+            Action::Api | Action::Metrics | Action::Pprof => self.decide_control(node, request),
+            Action::Unknown => Decision::refused(Refusal::new(
+                RefusalCode::ActionUnknown,
+                "this version of Onair does not know what the node asks for; upgrade it",
+            )),
+        }
+    }
+
+    async fn decide_publish(&self, node: &NodeName, request: &AuthRequest) -> Decision {
+        let path: Result<StreamPath, _> = request.path.parse();
+        if let Some(parent) = path.as_ref().ok().and_then(|path| self.inner.renditions.parent_of(path)) {
+            return Box::pin(self.decide_rendition(node, &parent, request)).await;
+        }
+        let read = self.read_secret(request).and_then(|secret| {
+            let malformed = |error| Refusal::new(RefusalCode::PathMalformed, format!("{error}"));
+            Ok((secret, path.map_err(malformed)?))
+        });
+        let (secret, path) = match read {
+            Ok(read) => read,
+            Err(refusal) => return Decision::refused(refusal),
+        };
+        let admit = AdmitRequest {
+            path: &path,
+            secret_hash: secret.hash(),
+            node,
+            source_id: request.id,
+            protocol: Protocol::from_mediamtx(&request.protocol),
+            address: bounded(&request.ip, 64),
+            user_agent: bounded(&request.user_agent, 200),
+            connecting_timeout_ms: self.inner.config.connecting_timeout_ms,
+        };
+        if request.id.is_some() && self.inner.backlog.refuses() {
+            return Decision::refused(Refusal::backlog_full());
+        }
+        match self.admit(&admit).await {
+            Ok(answered) => {
+                self.inner.recent.note(&admit, &answered.answer);
+                self.publish_decision(request, &secret, answered)
+            }
+            Err(refusal) => Decision::refused(refusal),
+        }
+    }
+
+    /// The stream key, and what can be said of it without asking anybody.
+    fn read_secret(&self, request: &AuthRequest) -> Result<Secret, Refusal> {
+        if path_holds_a_key(&request.path) {
+            return Err(Refusal::new(
+                RefusalCode::KeyInPath,
+                "the stream key is written in the path, where every viewer sees it: publish to the path that was given with \
+                 the key and append ?key=<stream key> (OBS: server rtmp://host/live, stream key name?key=<stream key>); \
+                 revoke this key if others may have seen the address",
+            ));
+        }
+        let presented = match Credentials::of(request) {
+            Credentials::Presented(presented) => presented,
+            Credentials::Missing => {
+                return Err(Refusal::new(
+                    RefusalCode::CredentialsMissing,
+                    "no stream key in the call: append ?key=<stream key> to the path, or give the key as password or as \
+                     Bearer token (the first call of an RTSP client is always without, and this answer makes it ask)",
+                ));
+            }
+            Credentials::Conflicting => {
+                return Err(Refusal::new(
+                    RefusalCode::CredentialsConflict,
+                    "two different keys in one call: give the stream key in one place only",
+                ));
+            }
+        };
+        self.slow_down(&request.ip, &presented)?;
+        Secret::parse(&presented).map_err(|_| {
+            self.note_failure(&request.ip, &presented);
+            Refusal::new(
+                RefusalCode::KeyMalformed,
+                "this is no stream key of ours, or a character of it is wrong: copy it again as a whole, with its sk_",
+            )
+        })
+    }
+
+    async fn admit(&self, request: &AdmitRequest<'_>) -> Result<Answered, Refusal> {
+        // The second round is for a key that Postgres knew; a third cannot help.
+        for _ in 0..2 {
+            let asked = Instant::now();
+            let answer = self.ask_redis(request).await;
+            metrics::auth_redis(asked.elapsed());
+            let answer = answer.map_err(|error| Refusal::state_unavailable(&error))?;
+            if answer.admission != Admitting::KeyAbsent {
+                return Ok(Answered { answer, key_path: None });
+            }
+            // Boxed, because it is rare and large: every call would carry its room.
+            match Box::pin(self.inner.lookup.find(request.path, request.secret_hash)).await {
+                Ok(Found::Installed) => {}
+                Ok(Found::Unknown) => return Ok(Answered { answer, key_path: None }),
+                Ok(Found::ForOtherPath(key_id, key_path)) => {
+                    let answer = AdmitAnswer { key_id: Some(key_id), admission: Admitting::PathMismatch };
+                    return Ok(Answered { answer, key_path: Some(key_path) });
+                }
+                Err(LookupError::Redis(error)) => return Err(Refusal::state_unavailable(&error)),
+                Err(error @ LookupError::Postgres) => {
+                    return Err(Refusal::new(RefusalCode::StateUnavailable, error.to_string()).retry_after_ms(1_000));
+                }
+            }
+        }
+        self.inner.lookup.forget(request.secret_hash).await;
+        Err(Refusal::state_unavailable(&RedisError::Unavailable))
+    }
+
+    async fn ask_redis(&self, request: &AdmitRequest<'_>) -> Result<AdmitAnswer, RedisError> {
+        let _turn = self.inner.redis.turn(request.path).await?;
+        let unanswered = Unanswered { admission: self, request };
+        let answer = self.inner.redis.admit(request).await?;
+        unanswered.answered();
+        Ok(answer)
+    }
+
+    fn publish_decision(&self, request: &AuthRequest, secret: &Secret, answered: Answered) -> Decision {
+        let Answered { answer, key_path } = answered;
+        let key_id = answer.key_id;
+        let publishing = |stream_id, epoch, allowance| Outcome::Publishing { stream_id, epoch, allowance };
+        let outcome = match answer.admission {
+            Admitting::Admitted { stream_id, epoch, replaced } => {
+                if let Some(replaced) = replaced {
+                    self.note_replaced(&replaced);
+                }
+                self.note_success(&request.ip);
+                publishing(stream_id, epoch, Allowance::Admitted)
+            }
+            Admitting::AdmittedAgain { stream_id, epoch } => publishing(stream_id, epoch, Allowance::AdmittedAgain),
+            Admitting::Checked => Outcome::Allowed(Allowance::Checked),
+            refused => {
+                let refusal = refusal_of(&refused);
+                if is_failure(refusal.code) {
+                    self.note_failure(&request.ip, secret.reveal());
+                }
+                Outcome::Refused(refusal)
+            }
+        };
+        Decision { key_id, key_path, outcome }
+    }
+
+    fn note_replaced(&self, replaced: &Stream) {
+        if let StreamState::Ended { reason, .. } = replaced.state {
+            metrics::takeover(reason);
+            metrics::stream_ended(reason);
+            tracing::info!(
+                stream_id = %replaced.id, path = %replaced.path, node = %replaced.node, %reason,
+                "a stream was replaced by its broadcaster's next one"
+            );
+        }
+        self.inner.kick_owed.notify_one();
+    }
+
+    fn slow_down(&self, address: &str, presented: &str) -> Result<(), Refusal> {
+        let wait_ms =
+            address.parse().ok().and_then(|ip: IpAddr| self.inner.failures.wait_ms(ip, presented, Instant::now()));
+        wait_ms.map_or(Ok(()), |wait_ms| {
+            let detail =
+                "too many failed attempts from this address: correct the stream key in the encoder, then wait a moment";
+            Err(Refusal::new(RefusalCode::TooManyFailures, detail).retry_after_ms(wait_ms))
+        })
+    }
+
+    fn note_failure(&self, address: &str, presented: &str) {
+        if let Ok(address) = address.parse() {
+            self.inner.failures.failed(address, presented, Instant::now());
+        }
+    }
+
+    fn note_success(&self, address: &str) {
+        if let Ok(address) = address.parse() {
+            self.inner.failures.succeeded(address);
+        }
+    }
+
+    /// The caller is refused, but Redis may yet give it the path: that has to be taken back, or the path would stay closed
+    /// to the broadcaster's next try.
+    fn abandon(&self, request: &AdmitRequest<'_>) {
+        let Some(source_id) = request.source_id else { return };
+        let abandoned = Abandoned { path: request.path.clone(), node: request.node.clone(), source_id };
+        if self.inner.abandoned.try_send(abandoned).is_err() {
+            // The connecting deadline frees the path all the same, only later.
+            metrics::queue_dropped(metrics::Queue::Abandoned);
+        }
+    }
+}
+
+/// Takes back what Redis may have given to callers who were refused because it did not answer in time. Tried until Redis
+/// answers; what is left when it is time to stop is tried once more, and then left to its deadline.
+async fn release_abandoned(
+    redis: Redis,
+    mut abandoned: mpsc::Receiver<Abandoned>,
+    stopping: CancellationToken,
+) -> Result<(), TaskError> {
+    loop {
+        let next = tokio::select! {
+            next = abandoned.recv() => next,
+            () = stopping.cancelled() => abandoned.try_recv().ok(),
+        };
+        let Some(next) = next else { return Ok(()) };
+        while let Err(error) = release(&redis, &next).await {
+            tracing::debug!(%error, "an abandoned admission is still to be taken back");
+            tokio::select! {
+                () = tokio::time::sleep(RELEASE_PAUSE) => {}
+                () = stopping.cancelled() => break,
+            }
+        }
+    }
+}
+
+/// Takes one back. Asked once more where there was nothing to take back: what Redis was sent on several connections while it
+/// stood still, it carries out in any order, so that the admission may come right behind the first question. Once that is
+/// answered, everything that was sent before it has been carried out.
+async fn release(redis: &Redis, abandoned: &Abandoned) -> Result<(), RedisError> {
+    let request = EndRequest {
+        path: &abandoned.path,
+        holder: Holder::Source(abandoned.source_id, &abandoned.node),
+        reason: EndReason::NeverOnline,
+        afterwards: Afterwards::Kick,
+        progress: None,
+    };
+    if !matches!(redis.end(&request).await?, Ending::Ended(_)) {
+        redis.end(&request).await?;
+    }
+    Ok(())
+}
+
+/// Whether a refusal tells of a wrong key rather than of a busy or closed path.
+fn is_failure(code: RefusalCode) -> bool {
+    matches!(
+        code,
+        RefusalCode::KeyMalformed
+            | RefusalCode::KeyUnknown
+            | RefusalCode::KeyRevoked
+            | RefusalCode::KeyDisabled
+            | RefusalCode::KeyExpired
+            | RefusalCode::PathMismatch
+    )
+}
+
+fn refusal_of(admission: &Admitting) -> Refusal {
+    match admission {
+        Admitting::KeyAbsent => Refusal::new(
+            RefusalCode::KeyUnknown,
+            "no such stream key: it was never made here; create one and put it into the encoder",
+        ),
+        Admitting::PathMismatch => Refusal::new(
+            RefusalCode::PathMismatch,
+            "this stream key is for another path: publish to the path that was given with it",
+        ),
+        Admitting::KeyRevoked => {
+            Refusal::new(RefusalCode::KeyRevoked, "this stream key was revoked and stays dead: ask for a new one")
+        }
+        Admitting::KeyDisabled => Refusal::new(
+            RefusalCode::KeyDisabled,
+            "this stream key is switched off: an administrator can enable it again",
+        ),
+        Admitting::KeyExpired { since } => Refusal::new(
+            RefusalCode::KeyExpired,
+            format!("this stream key expired at {since}: an administrator can give it a later expiry"),
+        ),
+        Admitting::CoolingDown { until, remaining_ms } => Refusal::new(
+            RefusalCode::CoolingDown,
+            format!("the stream was stopped by an administrator: the path is closed until {until}"),
+        )
+        .retry_after_ms(*remaining_ms),
+        Admitting::KeyInUse { since } => Refusal::new(
+            RefusalCode::KeyInUse,
+            format!(
+                "another publisher is on this path since {since}: stop that encoder first, or try again when it is gone"
+            ),
+        )
+        .retry_after_ms(2_000),
+        // These three admit; they are listed so that a new word of `admit` is noticed here by the compiler.
+        Admitting::Admitted { .. } | Admitting::AdmittedAgain { .. } | Admitting::Checked => {
+            Refusal::state_unavailable(&RedisError::Protocol("an admission was taken for a refusal".to_owned()))
+        }
+    }
+}
+
+/// At most `bytes_max` bytes of a text, cut between characters.
+fn bounded(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

@@ -1,0 +1,345 @@
+//! Redis: what is true now.
+//!
+//! Role: the only room that knows fred, Redis keys and Lua. Everything else sees domain types and [`RedisError`].
+//!
+//! Invariants:
+//! - Every transition of a stream is one Lua script (`lua/<verb>.lua`), and so atomic.
+//! - Every command has a time limit of its own, kept by this module and not only by the client library, so that no caller
+//!   waits on a Redis that hangs. A command is not even queued while the connection is down.
+//! - Keys are spelled in `keys.rs` and nowhere else.
+//! - Admissions and bulk reads use different connections: a large answer never stands in front of a small one.
+//! - Every command names the key that it is about, and `servers.rs` knows who holds it: in a cluster, several servers do.
+
+mod attempts;
+mod call;
+mod connection;
+mod events;
+mod keys;
+mod kicks;
+mod leases;
+mod live;
+mod memory;
+mod nodes;
+mod partitions;
+mod projection;
+mod rebuild;
+mod record;
+mod resharding;
+mod rush;
+mod script;
+mod servers;
+mod settings;
+mod tls;
+mod transitions;
+mod turns;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use fred::{
+    clients::{Client, Pipeline},
+    error::{Error as FredError, ErrorKind},
+    interfaces::KeysInterface,
+    types::{Expiration, FromValue, Value},
+};
+use futures_util::{
+    FutureExt as _,
+    future::{join_all, try_join_all},
+};
+use tokio::sync::Notify;
+
+use self::{connection::Connection, resharding::Told, rush::Rush, servers::Servers};
+use crate::{config::RedisConfig, domain::Partition, lifecycle::Tasks};
+
+pub use events::{Event, EventBatch, EventId, EventKind, LastWord};
+pub use kicks::KickIntent;
+pub use leases::{FencingToken, Lease};
+pub use live::{CHANGES_KEPT, DueStream, PartitionVersions};
+pub use memory::Memory;
+pub use nodes::NodeDirectory;
+pub use partitions::{Closed, Generations, Opening};
+pub use projection::{KeyInPlace, KeyProjection, ProjectOutcome, Projected, SameRevision};
+pub use rebuild::{FoundKey, HistoryOf, Holding, Listings, RememberedBy, Restore, Restored};
+pub use rush::Courtesy;
+pub use settings::RedisSettings;
+pub use transitions::{
+    Admission, AdmitAnswer, AdmitRequest, Afterwards, Confirmation, Description, EndRequest, Ending, Holder,
+    Observation, Watcher,
+};
+
+/// Why Redis gave no answer that could be used. Never holds a key's secret or an argument of the command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RedisError {
+    /// There is no connection now; reconnecting goes on by itself.
+    #[error("Redis is not reachable")]
+    Unavailable,
+    /// No answer within the time limit. The command may or may not be carried out.
+    #[error("Redis did not answer in time")]
+    Timeout,
+    /// It has lost what it must hold, or may have, and does not have it back yet: see `src/rebuild/`.
+    #[error("Redis has lost its memory, which is being brought back")]
+    MemoryLost,
+    /// Redis answered with an error, such as `OOM` or `READONLY`.
+    #[error("Redis refused: {0}")]
+    Refused(String),
+    /// The answer is not of the form that this version of Onair writes.
+    #[error("unexpected answer of Redis: {0}")]
+    Protocol(String),
+    /// The address or credentials in the configuration cannot be used.
+    #[error("the Redis configuration cannot be used: {0}")]
+    Configuration(String),
+}
+
+impl RedisError {
+    fn from_fred(error: &FredError) -> Self {
+        match error.kind() {
+            ErrorKind::Timeout => Self::Timeout,
+            ErrorKind::Config | ErrorKind::Auth | ErrorKind::Url => Self::Configuration(brief(error)),
+            ErrorKind::IO
+            | ErrorKind::Canceled
+            | ErrorKind::Routing
+            | ErrorKind::Backpressure
+            | ErrorKind::Cluster
+            | ErrorKind::Sentinel => Self::Unavailable,
+            ErrorKind::Parse | ErrorKind::Protocol | ErrorKind::NotFound => Self::Protocol(brief(error)),
+            _ => Self::Refused(brief(error)),
+        }
+    }
+
+    fn is_noscript(error: &FredError) -> bool {
+        error.details().starts_with("NOSCRIPT")
+    }
+
+    fn is_moved(error: &FredError) -> bool {
+        error.details().starts_with("MOVED")
+    }
+}
+
+/// The first words of an error: Redis puts its code there, and never an argument.
+fn brief(error: &FredError) -> String {
+    error.details().chars().take(120).collect()
+}
+
+/// How long the first connections are waited for at the start.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// How long what a sign of life leaves behind is kept.
+const PROBE_TTL_MS: i64 = 60_000;
+
+/// The most commands of one pipeline: a larger one would keep Redis from everybody else for too long.
+const PIPELINED_MAX: usize = 500;
+
+/// A handle to Redis. Cheap to clone; all clones share the connections.
+#[derive(Clone)]
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    servers: Arc<Servers>,
+    /// What keeps the map of the servers right.
+    tasks: Tasks,
+    command_timeout: Duration,
+    /// Woken where an admission meets a closed partition.
+    memory_lost: Notify,
+    rush: Rush,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.abort();
+    }
+}
+
+/// Which connection a command takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// For admissions and everything else that is small.
+    Quick,
+    /// For what may be large.
+    Bulk,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Redis(..)")
+    }
+}
+
+impl Redis {
+    /// Opens the connections and loads the scripts.
+    ///
+    /// Waits for the first connection no longer than the configured limit. A Redis that is away is no error: connecting
+    /// goes on in the background, and every command answers [`RedisError::Unavailable`] until it succeeds.
+    ///
+    /// # Errors
+    /// [`RedisError::Configuration`] where the address cannot be understood.
+    pub async fn connect(config: &RedisConfig) -> Result<Self, RedisError> {
+        let servers = Arc::new(Servers::new(config)?);
+        servers.first_connections(FIRST_WAIT).await;
+        let tasks = Tasks::new();
+        tasks.spawn("redis_servers", Arc::clone(&servers).keep_map(tasks.stopping()));
+        let command_timeout = Duration::from_millis(config.command_timeout_ms);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                servers,
+                tasks,
+                command_timeout,
+                memory_lost: Notify::new(),
+                rush: Rush::default(),
+            }),
+        })
+    }
+
+    /// Asks for a sign of life: whether Redis takes a write. One that is full or a replica answers a PING and admits nobody. In a
+    /// cluster, one server's is enough, for the paths that it holds can be published.
+    ///
+    /// # Errors
+    /// Where none gives one in time.
+    pub async fn ping(&self) -> Result<(), RedisError> {
+        let probes: Vec<String> = Partition::all().map(keys::probe).collect();
+        let together = self.inner.servers.together(&probes)?;
+        let asking = together.iter().map(|places| self.probe(&probes[places[0]]));
+        let answers = join_all(asking).await;
+        answers.into_iter().min_by_key(Result::is_err).unwrap_or(Err(RedisError::Unavailable))
+    }
+
+    async fn probe(&self, key: &str) -> Result<(), RedisError> {
+        let connection = self.quick(key)?;
+        let expiry = Some(Expiration::PX(PROBE_TTL_MS));
+        let probe = Box::pin(connection.set::<(), _, _>(key, 1, expiry, None, false));
+        self.answered(&connection, probe).await.map_err(|error| RedisError::from_fred(&error))
+    }
+
+    /// Closes the connections after what is under way.
+    pub async fn close(&self) {
+        self.inner.tasks.join(self.inner.command_timeout).await;
+        self.inner.servers.close().await;
+    }
+
+    /// A connection for one small command about `key`.
+    fn quick(&self, key: &str) -> Result<Arc<Connection>, RedisError> {
+        self.inner.servers.quick(key)
+    }
+
+    /// A connection for a command about no key.
+    fn any(&self) -> Result<Arc<Connection>, RedisError> {
+        self.inner.servers.each().into_iter().find_map(Result::ok).ok_or(RedisError::Unavailable)
+    }
+
+    /// A connection for a command about `key` whose answer may be large.
+    fn bulk(&self, key: &str) -> Result<Arc<Connection>, RedisError> {
+        self.inner.servers.bulk(key)
+    }
+
+    async fn limited<T>(&self, command: impl Future<Output = Result<T, FredError>>) -> Result<T, RedisError> {
+        let timeout = |_| Err(FredError::new(ErrorKind::Timeout, "no answer in time"));
+        let answer = tokio::time::timeout(self.inner.command_timeout, command).await.unwrap_or_else(timeout);
+        answer.map_err(|error| {
+            self.inner.servers.failed(&error);
+            RedisError::from_fred(&error)
+        })
+    }
+
+    /// What a connection answers, where it has to: one that owes an answer for too long is made anew.
+    async fn answered<T>(
+        &self,
+        connection: &Connection,
+        command: impl Future<Output = Result<T, FredError>>,
+    ) -> Result<T, FredError> {
+        let timeout = || Err(FredError::new(ErrorKind::Timeout, "no answer in time"));
+        let answer = connection.answer(self.inner.command_timeout, command).await.unwrap_or_else(timeout);
+        answer.inspect_err(|error| self.inner.servers.failed(error))
+    }
+
+    /// Carries out one command for each of `items`, which `put` puts into a pipeline, about the key that `key` makes of it.
+    /// Gives the answers in their order. Every server that holds some of the keys is asked once, and all of them at the same
+    /// time.
+    async fn pipelined<I, T>(
+        &self,
+        lane: Lane,
+        items: &[I],
+        key: impl Fn(&I) -> String,
+        put: impl Fn(&Pipeline<Client>, &str, &I) -> Result<(), FredError>,
+    ) -> Result<Vec<T>, RedisError>
+    where
+        T: FromValue,
+    {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<String> = items.iter().map(key).collect();
+        let together = self.inner.servers.together(&keys)?;
+        let mut asking = Vec::with_capacity(together.len());
+        for places in &together {
+            let key = &keys[places[0]];
+            let connection = match lane {
+                Lane::Quick => self.quick(key)?,
+                Lane::Bulk => self.bulk(key)?,
+            };
+            let pipeline = connection.pipeline();
+            for &place in places {
+                put(&pipeline, &keys[place], &items[place]).map_err(|error| RedisError::from_fred(&error))?;
+            }
+            asking.push(self.send(connection, pipeline, places.len()));
+        }
+        let all_values = try_join_all(asking).await?;
+        let mut answers: Vec<Option<T>> = keys.iter().map(|_| None).collect();
+        for (places, values) in together.iter().zip(all_values) {
+            for (&place, value) in places.iter().zip(values) {
+                let value = match value {
+                    Told::Value(value) => value,
+                    Told::AskElsewhere(address) => {
+                        self.ask_for(&address, |pipeline| put(pipeline, &keys[place], &items[place])).await?
+                    }
+                };
+                answers[place] = Some(T::from_value(value).map_err(|error| RedisError::from_fred(&error))?);
+            }
+        }
+        let missing = || RedisError::Protocol("a pipeline was answered in part".to_owned());
+        answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
+    }
+
+    /// Carries out one command as [`Self::pipelined`] does.
+    async fn single<T>(
+        &self,
+        lane: Lane,
+        key: String,
+        put: impl Fn(&Pipeline<Client>, &str) -> Result<(), FredError>,
+    ) -> Result<T, RedisError>
+    where
+        T: FromValue,
+    {
+        let answers = self.pipelined(lane, &[key], String::clone, |pipeline, key, _| put(pipeline, key)).await?;
+        answers.into_iter().next().ok_or_else(|| RedisError::Protocol("no answer to one command".to_owned()))
+    }
+
+    async fn send(
+        &self,
+        connection: Arc<Connection>,
+        pipeline: Pipeline<Client>,
+        count: usize,
+    ) -> Result<Vec<Told>, RedisError> {
+        let answers = self.answered(&connection, resharding::told(&pipeline, count)).await;
+        answers.map_err(|error| RedisError::from_fred(&error))
+    }
+}
+
+/// What came of putting a command into a pipeline, which takes it without waiting.
+fn queued(putting: impl Future<Output = Result<(), FredError>>) -> Result<(), FredError> {
+    let refused = || Err(FredError::new(ErrorKind::Unknown, "a pipeline did not take a command"));
+    tokio::task::unconstrained(putting).now_or_never().unwrap_or_else(refused)
+}
+
+/// The words and values of a script's answer.
+fn answer_parts(answer: Value) -> Result<(String, std::vec::IntoIter<Value>), RedisError> {
+    let Value::Array(parts) = answer else {
+        return Err(RedisError::Protocol("a script answered with something other than a list".to_owned()));
+    };
+    let mut parts = parts.into_iter();
+    let word = parts.next().and_then(|value| value.as_string());
+    word.map(|word| (word, parts)).ok_or_else(|| RedisError::Protocol("a script answered without a word".to_owned()))
+}
+
+fn unknown_word(script: &str, word: &str) -> RedisError {
+    RedisError::Protocol(format!("{script} answered {:?}", word.chars().take(40).collect::<String>()))
+}

@@ -1,0 +1,173 @@
+//! Whether the partitions hold all that they must, and what closes and opens them.
+//!
+//! Invariants:
+//! - Nobody takes a path in a closed partition (`lua/admit.lua`).
+//! - A partition is closed from the moment on in which Redis loses its memory, without anybody having to notice: what says
+//!   that it is open is lost with it.
+//! - A server that was started, or promoted, admits nobody until its partitions were closed, mended and opened: the script
+//!   that admits compares who opened them (`lua/admit.lua`), so it does not matter who asks, and over which connection.
+
+use fred::{
+    interfaces::{HashesInterface, KeysInterface},
+    types::{Expiration, SetOptions, Value},
+};
+use futures_util::future::join_all;
+
+use super::{Lane, Redis, RedisError, answer_parts, keys, queued, script, transitions::next, unknown_word};
+use crate::domain::{Epoch, Partition, StreamPath, Timestamp};
+
+/// A partition that does not hold all that it must, or may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Which one.
+    pub partition: Partition,
+    /// For how long it has been known to be closed, in milliseconds.
+    pub for_ms: u64,
+    /// Everything that was written until then is there, give or take ten seconds. `None` where nothing is known to be.
+    pub whole_until: Option<Timestamp>,
+    /// Names this closing, so that only what was mended is opened.
+    token: String,
+}
+
+/// Which memory each partition has: another one after every loss, closing and opening.
+///
+/// Asked for before Postgres is read, so that what was read before a loss is not written into the memory after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generations(Vec<String>);
+
+impl Generations {
+    pub(super) fn of(&self, partition: Partition) -> &str {
+        self.0.get(partition.index()).map_or("", String::as_str)
+    }
+}
+
+/// What opening a partition did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// It is open.
+    Opened,
+    /// Its memory was lost once more meanwhile: all begins anew.
+    LostAgain,
+}
+
+fn parse(partition: Partition, answer: Value) -> Result<Option<Closed>, RedisError> {
+    let script = &script::CHECK;
+    let (word, mut rest) = answer_parts(answer)?;
+    match word.as_str() {
+        "open" => Ok(None),
+        "closed" => {
+            let token = next(script, &mut rest)?;
+            let for_ms = next(script, &mut rest)?;
+            let whole_until: String = next(script, &mut rest)?;
+            let whole_until = whole_until.parse().ok().map(Timestamp::from_ms);
+            Ok(Some(Closed { partition, for_ms, whole_until, token }))
+        }
+        word => Err(unknown_word(script.name, word)),
+    }
+}
+
+fn names(partition: Partition) -> Vec<String> {
+    vec![keys::version(partition), keys::memory(partition)]
+}
+
+impl Redis {
+    /// Returns once an admission has met a closed partition, or has since the last call.
+    pub async fn memory_lost(&self) {
+        self.inner.memory_lost.notified().await;
+    }
+
+    /// The partitions that are closed. Closes those of a server that is not known to be whole. See `lua/check.lua`.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer.
+    pub async fn closed_partitions(&self) -> Result<Vec<Closed>, RedisError> {
+        let checks = Partition::all().map(|partition| self.check_partition(partition));
+        let (known, mut unknown): (Vec<_>, Vec<_>) = join_all(checks).await.into_iter().partition(Result::is_ok);
+        // In a cluster, a server that is away keeps nobody from mending what others have lost.
+        match unknown.pop() {
+            Some(Err(error)) if known.is_empty() => Err(error),
+            _ => Ok(known.into_iter().flatten().flatten().collect()),
+        }
+    }
+
+    /// Which memory the partitions have now.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer.
+    pub async fn generations(&self) -> Result<Generations, RedisError> {
+        let partitions: Vec<Partition> = Partition::all().collect();
+        let names: Vec<(Option<String>, Option<String>)> = self
+            .pipelined(
+                Lane::Quick,
+                &partitions,
+                |&partition| keys::memory(partition),
+                |pipeline, key, _| queued(pipeline.hmget(key, vec!["opened", "closed"])),
+            )
+            .await?;
+        let name = |(opened, closed): (Option<String>, Option<String>)| {
+            format!("{}/{}", opened.unwrap_or_default(), closed.unwrap_or_default())
+        };
+        Ok(Generations(names.into_iter().map(name).collect()))
+    }
+
+    async fn check_partition(&self, partition: Partition) -> Result<Option<Closed>, RedisError> {
+        let answer = self.run(&script::CHECK, names(partition), Vec::new()).await?;
+        parse(partition, answer)
+    }
+
+    /// An admission met a closed partition.
+    pub(super) fn closed(&self) -> RedisError {
+        self.inner.memory_lost.notify_one();
+        RedisError::MemoryLost
+    }
+
+    /// Opens a partition that has everything back. See `lua/open.lua`.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer. It may be said again.
+    pub async fn open_partition(&self, closed: &Closed, epoch_max: Option<Epoch>) -> Result<Opening, RedisError> {
+        let arguments = vec![closed.token.clone(), epoch_max.map_or(0, |epoch| epoch.0).to_string()];
+        let answer = self.run(&script::OPEN, names(closed.partition), arguments).await?;
+        match answer_parts(answer)?.0.as_str() {
+            "opened" => Ok(Opening::Opened),
+            "lost_again" => Ok(Opening::LostAgain),
+            word => Err(unknown_word("open", word)),
+        }
+    }
+
+    /// Closes a path until an instant, unless it is closed already.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer. It may be said again.
+    pub async fn close_path(&self, path: &StreamPath, until: Timestamp, for_ms: u64) -> Result<(), RedisError> {
+        let connection = self.quick(&keys::cooldown(path))?;
+        let expiry = Some(Expiration::PX(i64::try_from(for_ms.max(1)).unwrap_or(i64::MAX)));
+        let value = until.as_ms().to_string();
+        let closing =
+            connection.set::<Option<String>, _, _>(keys::cooldown(path), value, expiry, Some(SetOptions::NX), false);
+        self.limited(closing).await.map(drop)
+    }
+
+    /// Where the projection of all keys stands that is under way; an empty text where it has not begun yet.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer.
+    pub async fn projection_position(&self) -> Result<Option<String>, RedisError> {
+        let connection = self.quick(keys::PROJECTION)?;
+        self.limited(connection.get(keys::PROJECTION)).await
+    }
+
+    /// Notes where the projection of all keys stands; `None` where it is done.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer. It may be said again.
+    pub async fn set_projection_position(&self, position: Option<&str>) -> Result<(), RedisError> {
+        let connection = self.quick(keys::PROJECTION)?;
+        match position {
+            Some(position) => {
+                self.limited(connection.set::<(), _, _>(keys::PROJECTION, position, None, None, false)).await
+            }
+            None => self.limited(connection.del::<u64, _>(keys::PROJECTION)).await.map(drop),
+        }
+    }
+}

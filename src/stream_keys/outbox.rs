@@ -1,0 +1,184 @@
+//! How a change reaches Redis: at once by whoever made it, and again by the outbox until Redis has it.
+
+use futures_util::future::join_all;
+
+use super::{StreamKeys, StreamKeysError};
+use crate::{
+    domain::{KeyId, Revision, Stream, StreamState},
+    metrics,
+    postgres::{KeyWithOwner, PostgresError},
+    redis::{Generations, KeyProjection, Projected, RedisError, SameRevision},
+};
+
+/// How long a change is left to whoever made it, in milliseconds: longer than a command to Redis may take. Their answer
+/// tells which stream the change took off air, and only one projection of a change gets to know.
+const LEFT_TO_ITS_MAKER_MS: u32 = 1_000;
+
+/// How many keys are read from the outbox at once.
+const BATCH_KEYS_MAX: u16 = 500;
+
+/// How many keys are projected at once.
+const PROJECTIONS_IN_FLIGHT_MAX: usize = 32;
+
+/// What one look into the outbox did.
+#[derive(Debug, Default)]
+pub struct ProjectReport {
+    /// Changes that Redis has now.
+    pub projected: usize,
+    /// Streams that they took off air. Their kicks are recorded.
+    pub ended: Vec<Stream>,
+    /// Why Redis did not take the rest.
+    pub stopped_by: Option<RedisError>,
+}
+
+impl StreamKeys {
+    /// Brings into effect what was changed while Redis was away, or by a replica that died before it told Redis. To be
+    /// called every second or so, by any number of replicas. A signal to call it sooner would be of no use: whoever
+    /// makes a change tells Redis, and where that failed, Redis is what has to be waited for.
+    ///
+    /// # Errors
+    /// Where Postgres does not answer.
+    pub async fn project_pending(&self) -> Result<ProjectReport, PostgresError> {
+        let mut report = ProjectReport::default();
+        loop {
+            let memory = self.redis.generations().await;
+            let waiting = self.postgres.keys_awaiting_projection(LEFT_TO_ITS_MAKER_MS, BATCH_KEYS_MAX).await?;
+            self.project_all(&waiting, memory, &mut report).await?;
+            if report.stopped_by.is_some() || waiting.len() < usize::from(BATCH_KEYS_MAX) {
+                metrics::outbox_pending(self.postgres.count_keys_awaiting_projection().await?);
+                return Ok(report);
+            }
+        }
+    }
+
+    /// Projects keys until Redis fails, and notes what Redis has. `memory` is from before they were read.
+    pub(super) async fn project_all(
+        &self,
+        keys: &[KeyWithOwner],
+        memory: Result<Generations, RedisError>,
+        report: &mut ProjectReport,
+    ) -> Result<(), PostgresError> {
+        let memory = match memory {
+            Ok(memory) => memory,
+            Err(error) => {
+                report.stopped_by = Some(error);
+                return Ok(());
+            }
+        };
+        let mut done: Vec<(KeyId, Revision)> = Vec::with_capacity(keys.len());
+        for some in keys.chunks(PROJECTIONS_IN_FLIGHT_MAX) {
+            for outcome in join_all(some.iter().map(|key| self.project_at_last(key, SameRevision::Left, &memory))).await
+            {
+                match outcome {
+                    Ok((id, revision, ended)) => {
+                        done.push((id, revision));
+                        report.ended.extend(ended);
+                    }
+                    Err(NotProjected::Redis(error)) => report.stopped_by = Some(error),
+                    Err(NotProjected::Postgres(error)) => return Err(error),
+                }
+            }
+            if report.stopped_by.is_some() {
+                break;
+            }
+        }
+        report.projected += done.len();
+        self.postgres.mark_projected(&done).await
+    }
+
+    /// Brings a change that was just committed into effect, and gives the stream that it took off air. `memory` is from before
+    /// the change.
+    pub(super) async fn bring_into_effect(
+        &self,
+        changed: &KeyWithOwner,
+        memory: Result<Generations, RedisError>,
+    ) -> Result<Option<Stream>, StreamKeysError> {
+        let projected = match memory {
+            Ok(memory) => self.project_at_last(changed, SameRevision::Left, &memory).await,
+            Err(error) => Err(error.into()),
+        };
+        let projected = match projected {
+            Err(NotProjected::Redis(RedisError::MemoryLost)) => {
+                self.read_and_project(changed.key.id, SameRevision::Left).await
+            }
+            projected => projected,
+        };
+        let (id, revision, ended) = projected.map_err(|error| {
+            tracing::warn!(key_id = %changed.key.id, %error, "a change of a stream key waits for Redis");
+            StreamKeysError::RecordedNotYetEffective
+        })?;
+        // It is in effect, so the answer is success whatever becomes of this note: without it, the outbox projects the
+        // key once more, which changes nothing.
+        if let Err(error) = self.postgres.mark_projected(&[(id, revision)]).await {
+            tracing::debug!(key_id = %id, %error, "a projection could not be noted");
+        }
+        Ok(ended)
+    }
+
+    /// Makes Redis hold a key as Postgres has it, whatever it holds.
+    pub(crate) async fn project_anew(&self, id: KeyId) -> Result<(), NotProjected> {
+        self.read_and_project(id, SameRevision::WrittenAgain).await.map(drop)
+    }
+
+    /// Brings into Redis what Postgres says of a key by now.
+    async fn read_and_project(
+        &self,
+        id: KeyId,
+        same: SameRevision,
+    ) -> Result<(KeyId, Revision, Option<Stream>), NotProjected> {
+        let memory = self.redis.generations().await?;
+        match self.postgres.stream_keys_by_id(&[id]).await?.pop() {
+            Some(key) => self.project_at_last(&key, same, &memory).await,
+            None => Err(PostgresError::Protocol("a key that was changed is gone".to_owned()).into()),
+        }
+    }
+
+    /// Projects a key so that it is in effect, whatever revision Redis holds: a Postgres that was restored to an older state
+    /// counts from there, and Redis would take a new change for an old one. Gives the revision that is in effect.
+    async fn project_at_last(
+        &self,
+        key: &KeyWithOwner,
+        same: SameRevision,
+        memory: &Generations,
+    ) -> Result<(KeyId, Revision, Option<Stream>), NotProjected> {
+        let projected = self.project(key, same, memory).await?;
+        let (id, revision) = (key.key.id, key.key.revision);
+        let Some(newer) = projected.newer else { return Ok((id, revision, projected.ended)) };
+        // None where the newer one is a change that came after this: that one is in effect, and this one with it.
+        let Some(raised) = self.postgres.raise_key_revision(id, newer).await? else { return Ok((id, revision, None)) };
+        tracing::warn!(key_id = %id, in_redis = newer.0, in_postgres = revision.0,
+            "Redis held a newer revision of a stream key than Postgres, which seems to have been restored: raised");
+        let projected = self.project(&raised, SameRevision::Left, memory).await?;
+        Ok((id, raised.key.revision, projected.ended))
+    }
+
+    /// Brings what Postgres says of a key into Redis, unless that knows better. `memory` is from before Postgres was asked.
+    pub(crate) async fn project(
+        &self,
+        key: &KeyWithOwner,
+        same: SameRevision,
+        memory: &Generations,
+    ) -> Result<Projected, RedisError> {
+        let projection = KeyProjection::new(&key.key, &key.broadcaster_name);
+        let projected = self.redis.project(&projection, same, memory).await?;
+        if let Some(stream) = &projected.ended
+            && let StreamState::Ended { reason, .. } = stream.state
+        {
+            metrics::stream_ended(reason);
+            tracing::info!(
+                stream_id = %stream.id, path = %stream.path, node = %stream.node, source_id = %stream.source.id,
+                key_id = %key.key.id, %reason, "a stream ended"
+            );
+        }
+        Ok(projected)
+    }
+}
+
+/// Why a key is not in effect.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotProjected {
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+}

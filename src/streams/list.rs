@@ -1,0 +1,117 @@
+//! Pages of what is on air.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::Snapshot;
+use crate::domain::{
+    BroadcasterId, Cursor, NodeName, Position, Progress, Stream, StreamPath, StreamStateWord, Timestamp,
+};
+
+/// Which streams on air are listed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ListFilter {
+    /// Only connecting, or only live ones.
+    pub state: Option<StreamStateWord>,
+    /// Only those on this node.
+    pub node: Option<NodeName>,
+    /// Only this broadcaster's.
+    pub broadcaster_id: Option<BroadcasterId>,
+    /// Only the one on this path.
+    pub path: Option<StreamPath>,
+    /// At most so many on a page.
+    pub items_max: u16,
+    /// Behind this place.
+    pub after: Option<Cursor<LivePosition>>,
+}
+
+impl ListFilter {
+    fn lets_through(&self, stream: &Stream) -> bool {
+        self.state.is_none_or(|state| state == stream.state.word())
+            && self.node.as_ref().is_none_or(|node| *node == stream.node)
+            && self.broadcaster_id.is_none_or(|id| id == stream.broadcaster_id)
+            && self.path.as_ref().is_none_or(|path| *path == stream.path)
+    }
+
+    /// Whether every stream on air is listed.
+    #[must_use]
+    pub fn lets_everything_through(&self) -> bool {
+        self.state.is_none() && self.node.is_none() && self.broadcaster_id.is_none() && self.path.is_none()
+    }
+}
+
+/// A place in the list of what is on air.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LivePosition {
+    /// When the last stream was admitted.
+    pub admitted_at: Timestamp,
+    /// Its path.
+    pub path: StreamPath,
+}
+
+impl Position for LivePosition {
+    const LIST: &'static str = "streams";
+}
+
+/// A stream of the list.
+#[derive(Debug, Clone)]
+pub struct ListedStream {
+    /// The stream.
+    pub stream: Arc<Stream>,
+    /// The poller's last word about it.
+    pub progress: Option<Progress>,
+}
+
+/// One page of what is on air.
+#[derive(Debug, Clone)]
+pub struct ListPage {
+    /// The streams, newest first.
+    pub items: Vec<ListedStream>,
+    /// How many streams the filter lets through, over all pages.
+    pub total: usize,
+    /// Where the next page begins.
+    pub next: Option<Cursor<LivePosition>>,
+}
+
+/// The page of a snapshot that a filter asks for.
+#[must_use]
+pub fn page(snapshot: &Snapshot, filter: &ListFilter) -> ListPage {
+    let place = filter.after.as_ref().map(|Cursor(after)| (Reverse(after.admitted_at), after.path.clone()));
+    let items_max = usize::from(filter.items_max);
+    let mut shown = Vec::with_capacity(items_max.min(snapshot.len()));
+    let more_follow = match &place {
+        None => take(snapshot.streams(), filter, &mut shown),
+        Some(place) => take(snapshot.streams_after(place), filter, &mut shown),
+    };
+    let total = if filter.lets_everything_through() {
+        snapshot.len()
+    } else {
+        snapshot.streams().filter(|stream| filter.lets_through(stream)).count()
+    };
+    let next = shown
+        .last()
+        .filter(|_| more_follow)
+        .map(|last: &Arc<Stream>| Cursor(LivePosition { admitted_at: last.admitted_at, path: last.path.clone() }));
+    let items = shown
+        .into_iter()
+        .map(|stream| ListedStream { progress: snapshot.progress_of(&stream).cloned(), stream })
+        .collect();
+    ListPage { items, total, next }
+}
+
+/// Takes a page of what the filter lets through. True where more follows.
+fn take<'a>(
+    mut streams: impl Iterator<Item = &'a Arc<Stream>>,
+    filter: &ListFilter,
+    shown: &mut Vec<Arc<Stream>>,
+) -> bool {
+    streams.any(|stream| {
+        let is_listed = filter.lets_through(stream);
+        let page_is_full = shown.len() == usize::from(filter.items_max);
+        if is_listed && !page_is_full {
+            shown.push(Arc::clone(stream));
+        }
+        is_listed && page_is_full
+    })
+}

@@ -1,0 +1,341 @@
+//! What an answer costs, how long it may take, and who is slowed down.
+
+mod support;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::future::join_all;
+use onair::config::{Config, ConfigSecret};
+use serde_json::{Value, json};
+use support::{
+    api_client::{Answer, ApiClient},
+    mediamtx::{MediaMtx, PublishRequest},
+    redis_monitor::RedisMonitor,
+    stack::{Replica, Stack, TestKey, node_password},
+    stores::until,
+};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use uuid::Uuid;
+
+/// What the service promises, and what a busy machine may add to it before this test speaks of a broken promise.
+const DEADLINE: Duration = Duration::from_millis(300);
+const MARGIN: Duration = Duration::from_millis(200);
+
+const BURST: u32 = 5;
+
+struct Bench {
+    stack: Stack,
+    replica: Replica,
+    caller: ApiClient,
+}
+
+impl Bench {
+    /// For another connection each.
+    async fn until_all_are_admitted(&self, keys: &[TestKey]) {
+        for key in keys {
+            until("the same key is admitted for another connection", async || {
+                self.publish("192.0.2.1", &key.path, &key.secret).await.status == 204
+            })
+            .await;
+        }
+    }
+
+    async fn until_one_was_taken_back(&self) {
+        until("an admission was taken back", async || {
+            let ended = self.replica.api.get("/v1/streams?state=ended&limit=1000").await.expect(200);
+            ended.json["items"].as_array().unwrap().iter().any(|stream| stream["end_reason"] == "never_online")
+        })
+        .await;
+    }
+
+    /// A replica, and a node that exists only as a name: the test speaks for it.
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let stack = Stack::start_with(|config| {
+            config.reconciler.poll_interval_ms = 60_000;
+            config.admission.failures_burst = BURST;
+            Stack::keep_the_promised_time(config);
+            change(config);
+        })
+        .await;
+        let replica = stack.replica().await;
+        replica.add_node("edge-1").await;
+        let caller = replica.api.as_node("edge-1", &node_password("edge-1"));
+        Self { stack, replica, caller }
+    }
+
+    async fn publish(&self, address: &str, path: &str, secret: &str) -> Answer {
+        self.caller.post("/v1/mediamtx/auth", &publisher(address, path, secret)).await
+    }
+
+    /// A call whose answer nobody waits for: hung up when it is dropped.
+    async fn open_call(&self, body: Value) -> TcpStream {
+        let body = body.to_string();
+        let caller = STANDARD.encode(format!("edge-1:{}", node_password("edge-1")));
+        let head = format!(
+            "POST /v1/mediamtx/auth HTTP/1.1\r\nhost: onair\r\nauthorization: Basic {caller}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut connection = TcpStream::connect(self.replica.address).await.expect("it listens");
+        connection.write_all(format!("{head}{body}").as_bytes()).await.expect("it reads");
+        connection
+    }
+
+    async fn free(&self, path: &str) {
+        let stream = self.replica.stream_on(path).await.expect("it is held");
+        let details = self.replica.details(stream["id"].as_str().unwrap()).await;
+        let gone = json!({"path": path, "source_type": "rtmpConn", "source_id": details["source"]["id"]});
+        assert_eq!(self.caller.post("/v1/hooks/unpublish", &gone).await.expect(200).json["result"], "ended");
+    }
+}
+
+fn publisher(address: &str, path: &str, secret: &str) -> Value {
+    json!({"ip": address, "user": "", "password": "", "token": "", "action": "publish", "path": path,
+        "protocol": "rtmp", "id": Uuid::new_v4(), "query": format!("key={secret}"), "userAgent": "an encoder"})
+}
+
+/// A key of the right form that nobody ever made.
+fn guessed(number: u8) -> String {
+    let mut draws = [number % 62; 28];
+    draws[0] = 7;
+    onair::domain::Secret::from_draws(draws).unwrap().reveal().to_owned()
+}
+
+#[tokio::test]
+async fn a_known_key_costs_one_script_and_nothing_else() {
+    let bench = Bench::start(|_| ()).await;
+    let keys: Vec<TestKey> = {
+        let mut keys = Vec::new();
+        for number in 0..10 {
+            keys.push(bench.replica.key(&format!("live/counted-{number}")).await);
+        }
+        keys
+    };
+    // A Redis that was started a moment ago is sent the script itself, once.
+    let first = bench.replica.key("live/first").await;
+    bench.publish("192.0.2.1", &first.path, &first.secret).await.expect(204);
+    let calls: Vec<Value> = keys.iter().map(|key| publisher("192.0.2.1", &key.path, &key.secret)).collect();
+    let ask_all = async || {
+        let monitors = join_all(bench.stack.redis.servers().iter().map(RedisMonitor::start)).await;
+        for call in &calls {
+            bench.caller.post("/v1/mediamtx/auth", call).await.expect(204);
+        }
+        let heard = join_all(monitors.iter().map(RedisMonitor::heard)).await.concat();
+        // What the history does with the event afterwards names the partition, not the path.
+        let about = |key: &TestKey| -> Vec<String> {
+            heard.iter().filter(|line| line.contains(&key.path) && !line.contains("[0 lua]")).cloned().collect()
+        };
+        keys.iter().map(about).collect::<Vec<_>>()
+    };
+    for about_it in ask_all().await {
+        let scripts = about_it.iter().filter(|line| line.contains("\"EVALSHA\"")).count();
+        assert_eq!(scripts, 1, "{about_it:#?}");
+    }
+    // The view of what is on air reads what has changed whenever somebody looks at it, which is no part of the call: so the
+    // same sources ask again, which changes nothing, once it has read all.
+    assert_eq!(bench.replica.on_air().await.len(), keys.len() + 1);
+    for about_it in ask_all().await {
+        assert_eq!(about_it.len(), 1, "{about_it:#?}");
+        assert!(about_it[0].contains("\"EVALSHA\""), "{about_it:#?}");
+    }
+    bench.replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_known_key_is_admitted_without_postgres_and_without_the_nodes_control_api() {
+    let mut stack = Stack::start_with(Stack::keep_the_promised_time).await;
+    let replica = stack.replica().await;
+    let node = replica.mediamtx("edge-1").await;
+    let key = replica.key("live/ada").await;
+    replica.stop().await;
+
+    stack.config.postgres.url = ConfigSecret::new("postgres://onair@127.0.0.1:9/onair");
+    stack.config.postgres.acquire_timeout_ms = 500;
+    let replica = stack.replica().await;
+    node.point_at(replica.auth_url("edge-1"), None);
+    node.hang();
+    let asked_at = Instant::now();
+    let publisher = node.publish(PublishRequest::rtmp_query_key(&key.path, &key.secret)).await.admitted();
+    assert!(asked_at.elapsed() < DEADLINE + MARGIN, "{:?}", asked_at.elapsed());
+    assert_eq!(replica.stream_on(&key.path).await.unwrap()["state"], "connecting");
+    assert!(publisher.is_online());
+
+    // A key that Redis does not hold cannot be known: refused to be safe, in time.
+    let asked_at = Instant::now();
+    let unknown = node.publish(PublishRequest::rtmp_query_key("live/bob", &guessed(1))).await.refused();
+    assert!(asked_at.elapsed() < DEADLINE + MARGIN, "{:?}", asked_at.elapsed());
+    assert!(unknown.status == Some(503) && unknown.body.contains("state_unavailable"), "{unknown:?}");
+    node.reachable().await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_known_is_refused_in_time_and_leaves_no_path_blocked() {
+    // With the defaults a single command gives up first; with a patient command the deadline of the whole call does.
+    for command_timeout_ms in [200, 5_000] {
+        let bench = Bench::start(|config| config.redis.command_timeout_ms = command_timeout_ms).await;
+        let mut keys = Vec::new();
+        for number in 0..10 {
+            keys.push(bench.replica.key(&format!("live/{number}")).await);
+        }
+        bench.publish("192.0.2.1", &keys[0].path, &keys[0].secret).await.expect(204);
+        bench.free(&keys[0].path).await;
+
+        bench.stack.redis.suspend().unwrap();
+        let refused = keys.iter().map(async |key| {
+            let asked_at = Instant::now();
+            let answer = bench.publish("192.0.2.1", &key.path, &key.secret).await;
+            (asked_at.elapsed(), answer.expect_problem(503, "state_unavailable"))
+        });
+        for (took, answer) in futures_util::future::join_all(refused).await {
+            assert!(took < DEADLINE + MARGIN, "{took:?} with a command timeout of {command_timeout_ms} ms");
+            assert!(answer.headers.contains_key("retry-after"));
+        }
+        bench.stack.redis.resume().unwrap();
+
+        // Whatever Redis did with the ten admissions once it woke up, and in whatever order, it is taken back long before
+        // their deadline. Once, an admission that came behind its own revocation kept its path closed until then.
+        let resumed_at = Instant::now();
+        bench.until_all_are_admitted(&keys).await;
+        let took = resumed_at.elapsed();
+        println!("command timeout {command_timeout_ms} ms: all admitted {took:?} after Redis woke");
+        let limit = Duration::from_millis(bench.stack.config.admission.connecting_timeout_ms);
+        assert!(took < limit / 2, "{took:?}");
+        // It did carry out what its callers no longer waited for, or this test would show nothing.
+        bench.until_one_was_taken_back().await;
+        bench.replica.stop().await;
+    }
+}
+
+/// The cause: only a call that ran into its deadline was taken back, and not one whose node had hung up before.
+#[tokio::test]
+async fn what_redis_decides_for_a_node_that_has_hung_up_is_taken_back() {
+    let bench = Bench::start(|config| {
+        (config.admission.deadline_ms, config.redis.command_timeout_ms) = (8_000, 7_000);
+        // No deadline ends anything while this test runs.
+        config.admission.connecting_timeout_ms = 120_000;
+    })
+    .await;
+    let mut keys = Vec::new();
+    for number in 0..10 {
+        keys.push(bench.replica.key(&format!("live/{number}")).await);
+    }
+    bench.publish("192.0.2.1", &keys[0].path, &keys[0].secret).await.expect(204);
+    bench.free(&keys[0].path).await;
+
+    bench.stack.redis.suspend().unwrap();
+    let calls = keys.iter().map(|key| bench.open_call(publisher("192.0.2.1", &key.path, &key.secret)));
+    let calls = futures_util::future::join_all(calls).await;
+    // So long a node waits that is killed, or whose network breaks: longer than a call takes to reach Redis.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(calls);
+    bench.stack.redis.resume().unwrap();
+
+    let resumed_at = Instant::now();
+    bench.until_all_are_admitted(&keys).await;
+    let took = resumed_at.elapsed();
+    println!("after ten calls that were hung up: all admitted {took:?} after Redis woke");
+    bench.until_one_was_taken_back().await;
+    bench.replica.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_keeps_failing_is_refused_without_asking_redis() {
+    let bench = Bench::start(|_| ()).await;
+    let key = bench.replica.key("live/ada").await;
+    let guesser = "203.0.113.7";
+    for number in 0..u8::try_from(BURST).unwrap() {
+        bench.publish(guesser, &key.path, &guessed(number)).await.expect_problem(401, "key_unknown");
+    }
+    bench.stack.redis.suspend().unwrap();
+    for number in 0..50 {
+        let slowed = bench.publish(guesser, &key.path, &guessed(number)).await.expect_problem(429, "too_many_failures");
+        let retry_after: u64 = slowed.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=u64::from(BURST)).contains(&retry_after), "{retry_after}");
+    }
+    // Redis really could not be asked: another address learns that.
+    bench.publish("203.0.113.8", &key.path, &guessed(1)).await.expect_problem(503, "state_unavailable");
+    bench.stack.redis.resume().unwrap();
+
+    // It is slowed down, not shut out: one more attempt a second.
+    let mut codes = Vec::new();
+    until("it may try again", async || {
+        let answer = bench.publish(guesser, &key.path, &guessed(99)).await;
+        codes.push(answer.json["code"].as_str().unwrap_or_default().to_owned());
+        codes.last().is_some_and(|code| code == "key_unknown")
+    })
+    .await;
+    bench.replica.stop().await;
+}
+
+#[tokio::test]
+async fn behind_one_nat_a_broken_encoder_shuts_out_nobody_but_itself() {
+    let bench = Bench::start(|_| ()).await;
+    let nat = "203.0.113.50";
+    let mut office = Vec::new();
+    for number in 0..8 {
+        office.push(bench.replica.key(&format!("office/{number}")).await);
+    }
+    let wrong = guessed(3);
+    for key in &office {
+        // The broken one never rests.
+        for _ in 0..BURST {
+            let refused = bench.publish(nat, "office/broken", &wrong).await;
+            assert!(matches!(refused.status, 401 | 429), "{}", refused.text);
+            bench.publish(nat, &key.path, &key.secret).await.expect(204);
+            bench.free(&key.path).await;
+        }
+    }
+    bench.publish(nat, "office/broken", &wrong).await.expect_problem(429, "too_many_failures");
+    // The others are not slowed either where the broken one changes its key now and then.
+    for number in 0..u8::try_from(BURST).unwrap() * 4 {
+        bench.publish(nat, "office/broken", &guessed(number)).await;
+    }
+    bench.publish(nat, &office[0].path, &office[0].secret).await.expect(204);
+    bench.replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_path_is_no_failure_however_often_an_encoder_tries() {
+    let bench = Bench::start(|_| ()).await;
+    let key = bench.replica.key("live/ada").await;
+    bench.publish("203.0.113.1", &key.path, &key.secret).await.expect(204);
+    // Another address, which has never admitted anybody: an encoder that reconnects from a new line.
+    for _ in 0..BURST * 4 {
+        bench.publish("203.0.113.2", &key.path, &key.secret).await.expect_problem(409, "key_in_use");
+    }
+    bench.free(&key.path).await;
+    bench.publish("203.0.113.2", &key.path, &key.secret).await.expect(204);
+    bench.replica.stop().await;
+}
+
+/// As `MediaMTX` asks: on a connection of its own for every call, one call after the other.
+#[tokio::test]
+async fn a_node_that_is_refused_while_redis_hangs_serves_its_next_client_at_once() {
+    let stack = Stack::start_with(Stack::keep_the_promised_time).await;
+    let replica = stack.replica().await;
+    let node: Arc<MediaMtx> = replica.mediamtx("edge-1").await;
+    let key = replica.key("live/ada").await;
+    stack.redis.suspend().unwrap();
+    let asked_at = Instant::now();
+    for _ in 0..5 {
+        let refused = node.publish(PublishRequest::rtmp_query_key(&key.path, &key.secret)).await.refused();
+        assert_eq!(refused.status, Some(503), "{refused:?}");
+    }
+    assert!(asked_at.elapsed() < 5 * (DEADLINE + MARGIN), "{:?}", asked_at.elapsed());
+    stack.redis.resume().unwrap();
+    let mut publisher = None;
+    until("it is admitted", async || {
+        let outcome = node.publish(PublishRequest::rtmp_query_key(&key.path, &key.secret)).await;
+        publisher = matches!(outcome, support::mediamtx::PublishOutcome::Admitted(_)).then_some(outcome);
+        publisher.is_some()
+    })
+    .await;
+    replica.until_live(&key.path).await;
+    assert_eq!(replica.on_air().await.len(), 1);
+    replica.stop().await;
+}

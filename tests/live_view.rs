@@ -1,0 +1,186 @@
+//! The live view: exact after every change, however it got there.
+
+mod support;
+
+use std::{collections::BTreeMap, io::Read as _};
+
+use onair::{
+    domain::{EndReason, NodeName, OnConflict, Protocol, SourceId, SourceType, StreamState},
+    lifecycle::Tasks,
+    redis::{AdmitRequest, Afterwards, EndRequest, Holder, KeyProjection, Redis, RedisError},
+    streams::{LiveView, Snapshot},
+};
+use support::{records::key_projection, stack::Stack, stores};
+use uuid::Uuid;
+
+const PATHS: usize = 60;
+
+fn key(path: usize) -> KeyProjection {
+    KeyProjection { on_conflict: OnConflict::TakeOver, ..key_projection(&format!("live/{path}")) }
+}
+
+/// One publisher comes, goes live or leaves, as `step` says.
+async fn change(redis: &Redis, keys: &[KeyProjection], on: &mut BTreeMap<usize, SourceId>, step: usize) {
+    let node: NodeName = format!("edge-{}", step % 3).parse().unwrap();
+    let path = (step * 7) % keys.len();
+    let key = &keys[path];
+    if let Some(source_id) = on.remove(&path) {
+        let request = EndRequest {
+            path: &key.path,
+            holder: Holder::Stream(redis.stream_on(&key.path).await.unwrap().expect("it is held").id),
+            reason: EndReason::Unpublished,
+            afterwards: Afterwards::Gone,
+            progress: None,
+        };
+        redis.end(&request).await.unwrap();
+        assert_ne!(source_id, SourceId(Uuid::nil()));
+        return;
+    }
+    let source_id = SourceId(Uuid::new_v4());
+    let request = AdmitRequest {
+        path: &key.path,
+        secret_hash: key.secret_hash,
+        node: &node,
+        source_id: Some(source_id),
+        protocol: Protocol::Srt,
+        address: "",
+        user_agent: "",
+        connecting_timeout_ms: 60_000,
+    };
+    redis.admit(&request).await.unwrap();
+    if step.is_multiple_of(2) {
+        redis.confirm(&key.path, &node, (source_id, SourceType::SrtConn), &[]).await.unwrap();
+    }
+    on.insert(path, source_id);
+}
+
+fn shown(snapshot: &Snapshot) -> Vec<(String, SourceId, bool)> {
+    let shown: Vec<_> = snapshot
+        .streams()
+        .map(|stream| (stream.path.to_string(), stream.source.id, matches!(stream.state, StreamState::Live { .. })))
+        .collect();
+    for stream in snapshot.streams() {
+        assert_eq!(snapshot.by_id(stream.id), Some(stream));
+        assert_eq!(snapshot.by_path(&stream.path), Some(stream));
+        assert!(snapshot.on_node(&stream.node).any(|other| other.id == stream.id));
+    }
+    assert_eq!(shown.len(), snapshot.len());
+    shown
+}
+
+#[tokio::test]
+async fn a_view_that_followed_every_change_equals_one_that_reads_everything() {
+    let (_server, redis) = stores::redis().await;
+    let tasks = Tasks::new();
+    let keys: Vec<_> = (0..PATHS).map(key).collect();
+    for key in &keys {
+        redis.project_key(key).await.unwrap();
+    }
+    let followed = LiveView::start(redis.clone(), &tasks);
+    let mut on = BTreeMap::new();
+    for step in 0..600 {
+        change(&redis, &keys, &mut on, step).await;
+        let view = followed.now().await.unwrap();
+        assert!(view.stale.is_none());
+        assert_eq!(view.snapshot.len(), on.len(), "step {step}: the very next view is exact");
+        if step % 100 == 99 {
+            let fresh = LiveView::start(redis.clone(), &tasks).now().await.unwrap();
+            assert_eq!(shown(&view.snapshot), shown(&fresh.snapshot), "step {step}");
+        }
+    }
+    tasks.abort();
+}
+
+#[tokio::test]
+async fn a_view_that_slept_through_thousands_of_changes_reads_everything_again() {
+    let (_server, redis) = stores::redis().await;
+    let tasks = Tasks::new();
+    // Few paths, so that each partition that is concerned changes far more often than Redis keeps track of.
+    let keys: Vec<_> = (0..3).map(key).collect();
+    for key in &keys {
+        redis.project_key(key).await.unwrap();
+    }
+    let sleeper = LiveView::start(redis.clone(), &tasks);
+    let mut on = BTreeMap::new();
+    change(&redis, &keys, &mut on, 0).await;
+    assert_eq!(sleeper.now().await.unwrap().snapshot.len(), 1);
+    for step in 1..2_600 {
+        change(&redis, &keys, &mut on, step).await;
+    }
+    let fresh = LiveView::start(redis.clone(), &tasks).now().await.unwrap();
+    assert_eq!(shown(&sleeper.now().await.unwrap().snapshot), shown(&fresh.snapshot));
+    tasks.abort();
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_memory_is_not_taken_for_one_where_nothing_changed() {
+    let (mut server, redis) = stores::redis().await;
+    let tasks = Tasks::new();
+    let keys: Vec<_> = (0..4).map(key).collect();
+    for key in &keys {
+        redis.project_key(key).await.unwrap();
+    }
+    let view = LiveView::start(redis.clone(), &tasks);
+    let mut on = BTreeMap::new();
+    for step in 0..4 {
+        change(&redis, &keys, &mut on, step).await;
+    }
+    assert_eq!(view.now().await.unwrap().snapshot.len(), 4);
+
+    server.restart().await.unwrap();
+    stores::until("Redis answers again", async || redis.ping().await.is_ok()).await;
+    let remembered = view.now().await.unwrap();
+    assert_eq!((remembered.snapshot.len(), remembered.stale), (4, Some(RedisError::MemoryLost)));
+    stores::open_partitions(&redis).await;
+    let mut on = BTreeMap::new();
+    for key in &keys {
+        redis.project_key(key).await.unwrap();
+    }
+    change(&redis, &keys, &mut on, 0).await;
+    assert_eq!(view.now().await.unwrap().snapshot.len(), 1, "only what this Redis knows");
+    tasks.abort();
+}
+
+#[tokio::test]
+async fn the_same_list_is_not_sent_twice_and_is_compressed_for_those_who_take_it() {
+    let stack = Stack::start().await;
+    let replica = stack.replica().await;
+    let node = replica.mediamtx("edge-1").await;
+    let mut keys = Vec::new();
+    for number in 0..5 {
+        let key = replica.key(&format!("live/{number}")).await;
+        let publish = support::mediamtx::PublishRequest::rtmp_query_key(&key.path, &key.secret);
+        keys.push(node.publish(publish).await.admitted());
+    }
+    stores::until("all are live", async || replica.on_air().await.iter().all(|stream| stream["state"] == "live")).await;
+
+    let ask = async |name: &'static str, value: String| {
+        let request = replica.api.request(reqwest::Method::GET, "/v1/streams").header(name, value);
+        replica.api.send(request).await
+    };
+    let first = replica.api.get("/v1/streams").await.expect(200);
+    let etag = first.headers["etag"].to_str().unwrap().to_owned();
+    let again = ask("if-none-match", etag.clone()).await.expect(304);
+    assert_eq!(again.text, "");
+    assert_eq!(again.headers["etag"].to_str().unwrap(), etag);
+
+    let other = stack.replica().await;
+    let elsewhere = other.api.get("/v1/streams").await.expect(200);
+    assert_eq!(elsewhere.headers["etag"].to_str().unwrap(), etag, "every replica gives the same name to the same list");
+
+    // Not through the client that reads every answer: it takes no compressed ones.
+    let compressed = replica.api.request(reqwest::Method::GET, "/v1/streams").header("accept-encoding", "gzip");
+    let compressed = compressed.send().await.unwrap();
+    assert_eq!(compressed.headers()["content-encoding"], "gzip");
+    let mut text = String::new();
+    let bytes = compressed.bytes().await.unwrap();
+    flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["items"], first.json["items"]);
+
+    keys[0].disconnect();
+    keys[0].until_gone().await;
+    stores::until("the list is another", async || ask("if-none-match", etag.clone()).await.status == 200).await;
+    for replica in [replica, other] {
+        replica.stop().await;
+    }
+}

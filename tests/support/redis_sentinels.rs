@@ -1,0 +1,149 @@
+//! A real Redis with replicas, and three sentinels that put a replica in the place of a master that is gone.
+
+use futures_util::future::join_all;
+use onair::dev::servers::{Membership, Persistence, PrivateRedis, RedisOptions, RedisRole};
+use uuid::Uuid;
+
+use super::{raw_redis, stores::until};
+
+const SENTINELS: usize = 3;
+const QUORUM: usize = 2;
+/// What the sentinels call the service.
+const SERVICE: &str = "onair";
+
+/// How they are to be.
+#[derive(Clone, Copy, Debug)]
+pub struct SentinelOptions {
+    pub replicas: usize,
+    /// How long the master may be silent before it counts as gone.
+    pub down_after_ms: u64,
+    /// Further lines of every store's configuration.
+    pub settings: &'static str,
+}
+
+impl SentinelOptions {
+    /// Where nothing fails.
+    pub fn calm() -> Self {
+        Self { replicas: 1, down_after_ms: 15_000, settings: "" }
+    }
+
+    /// Where masters fail, which is noticed soon.
+    pub fn failing_over() -> Self {
+        Self { replicas: 2, down_after_ms: 1_000, settings: "" }
+    }
+}
+
+/// The stores and their sentinels. All end when this is dropped.
+pub struct RedisSentinels {
+    stores: Vec<PrivateRedis>,
+    sentinels: Vec<PrivateRedis>,
+    password: String,
+    sentinel_password: String,
+}
+
+impl RedisSentinels {
+    pub async fn start(options: SentinelOptions) -> Self {
+        // Two passwords, as careful operators have it: one of the stores, one of the sentinels.
+        let password = Uuid::new_v4().simple().to_string();
+        let sentinel_password = Uuid::new_v4().simple().to_string();
+        let master = start_store(&password, options.settings).await;
+        let port = master.port().expect("it has one");
+        let replica_settings = format!("replicaof 127.0.0.1 {port}\n{}", options.settings);
+        let replicas = join_all((0..options.replicas).map(|_| start_store(&password, &replica_settings))).await;
+        let mut stores = vec![master];
+        stores.extend(replicas);
+        let sentinels =
+            join_all((0..SENTINELS).map(|_| start_sentinel(&sentinel_password, &password, port, options))).await;
+        let group = Self { stores, sentinels, password, sentinel_password };
+        group.until_whole().await;
+        group
+    }
+
+    /// Waits until every sentinel knows every other one and every replica, and the replicas have caught up.
+    pub async fn until_whole(&self) {
+        let replicas = self.stores.iter().filter(|store| store.pid().is_some()).count() - 1;
+        let expected = [format!("slaves={replicas},sentinels={SENTINELS}"), "status=ok".to_owned()];
+        until("the sentinels know one another", async || {
+            let reports = join_all(
+                self.sentinels.iter().map(|sentinel| raw_redis::try_command::<String>(sentinel, &["INFO", "sentinel"])),
+            )
+            .await;
+            reports.iter().flatten().filter(|report| expected.iter().all(|words| report.contains(words))).count()
+                == SENTINELS
+        })
+        .await;
+        until("the replicas have caught up", async || {
+            let reports = join_all(
+                self.stores.iter().map(|store| raw_redis::try_command::<String>(store, &["INFO", "replication"])),
+            )
+            .await;
+            reports.iter().flatten().filter(|report| report.contains("master_link_status:up")).count() >= replicas
+        })
+        .await;
+    }
+
+    /// Where it is, as Onair's configuration has it.
+    pub fn url(&self) -> String {
+        let ports: Vec<u16> = self.sentinels.iter().filter_map(PrivateRedis::port).collect();
+        let others: Vec<String> = ports[1..].iter().map(|port| format!("node=127.0.0.1:{port}")).collect();
+        format!(
+            "redis-sentinel://:{}@127.0.0.1:{}?{}&sentinelServiceName={SERVICE}&sentinelPassword={}",
+            self.password,
+            ports[0],
+            others.join("&"),
+            self.sentinel_password,
+        )
+    }
+
+    pub fn stores(&self) -> &[PrivateRedis] {
+        &self.stores
+    }
+
+    /// The store that the sentinels call the master now.
+    pub async fn master(&self) -> usize {
+        let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE];
+        for sentinel in &self.sentinels {
+            if let Ok(address) = raw_redis::try_command::<Vec<String>>(sentinel, &words).await {
+                let place = self
+                    .stores
+                    .iter()
+                    .position(|store| store.port().map(|port| port.to_string()) == Some(address[1].clone()));
+                return place.expect("one of ours");
+            }
+        }
+        panic!("no sentinel answers")
+    }
+
+    /// Waits until all sentinels name another one than this.
+    pub async fn until_replaced(&self, store: usize) {
+        let port = self.stores[store].port().expect("it has one").to_string();
+        let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE];
+        until("all sentinels know that it was replaced", async || {
+            let asking = self.sentinels.iter().map(|one| raw_redis::try_command::<Vec<String>>(one, &words));
+            join_all(asking).await.iter().all(|address| address.as_ref().is_ok_and(|address| address[1] != port))
+        })
+        .await;
+    }
+
+    pub fn store_mut(&mut self, store: usize) -> &mut PrivateRedis {
+        &mut self.stores[store]
+    }
+}
+
+async fn start_store(password: &str, settings: &str) -> PrivateRedis {
+    let settings = format!("masterauth {password}\nrepl-diskless-sync-delay 0\n{settings}");
+    let role = RedisRole::Member(Membership { password: password.to_owned(), settings });
+    let options = RedisOptions { persistence: Persistence::None, ..RedisOptions::scratch_at_port() };
+    PrivateRedis::start_as(role, options).await.expect("Redis starts")
+}
+
+async fn start_sentinel(own: &str, of_stores: &str, master_port: u16, options: SentinelOptions) -> PrivateRedis {
+    let settings = format!(
+        "sentinel monitor {SERVICE} 127.0.0.1 {master_port} {QUORUM}\nsentinel auth-pass {SERVICE} {of_stores}\n\
+         sentinel sentinel-pass {own}\nsentinel down-after-milliseconds {SERVICE} {}\n\
+         sentinel failover-timeout {SERVICE} 4000\nsentinel parallel-syncs {SERVICE} 2\n",
+        options.down_after_ms,
+    );
+    let role = RedisRole::Sentinel(Membership { password: own.to_owned(), settings });
+    PrivateRedis::start_as(role, RedisOptions::scratch_at_port()).await.expect("a sentinel starts")
+}
