@@ -16,7 +16,7 @@ import { always, arrivals, latency, scaled } from './lib/settings.js';
 
 const AT_ONCE = 100;
 // Each has paths of its own, so that a wave that is late does not meet the one before it.
-const WAVES_MAX = 4;
+const WAVES_MAX = 8;
 
 export const options = {
   scenarios: {

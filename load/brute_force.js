@@ -18,7 +18,7 @@ import { Node, askOne, encoder, isDue } from './lib/mediamtx.js';
 import { reportOf } from './lib/report.js';
 import { always, arrivals, latency, scaled, seconds } from './lib/settings.js';
 
-const CALLERS = 4;
+const CALLERS = 20;
 const ATTACKERS_MAX = 100;
 const BASELINE_S = seconds / 2;
 

@@ -18,12 +18,12 @@ const ALWAYS_ON_AIR = 50;
 const BROADCAST_S = Math.min(5, seconds / 2);
 const BROADCASTS_A_SECOND = scaled(5);
 const BROADCASTERS_MAX = Math.ceil(BROADCASTS_A_SECOND * BROADCAST_S * 2) + 5;
-const OTHERS_MAX = 10 + 20 + 5;
+const OTHERS_MAX = 20 + 20 + 5;
 
 export const options = {
   scenarios: {
     broadcasts: arrivals({ exec: 'broadcast', rate: BROADCASTS_A_SECOND, callers: BROADCASTERS_MAX }),
-    viewers: arrivals({ exec: 'watch', rate: scaled(25), callers: 10 }),
+    viewers: arrivals({ exec: 'watch', rate: scaled(25), callers: 20 }),
     frontends: arrivals({ exec: 'poll', rate: scaled(40), callers: 20 }),
     revocations: arrivals({ exec: 'revoke', rate: 1, timeUnit: '2s', callers: 5 }),
   },

@@ -2,14 +2,14 @@
 
 mod support;
 
-use std::sync::Arc;
 
 use onair::{config::ConfigSecret, domain::Timestamp, nodes::credentials::NodeCredentials};
 use serde_json::{Value, json};
 use support::{
     api_client::ApiClient,
-    mediamtx::{AuthCall, ConnectionKind, MediaMtx, PublishRequest, ReadRequest},
-    stack::{NODE_SECRET, Replica, Stack, node_password},
+    bench::Bench,
+    mediamtx::{AuthCall, ConnectionKind, PublishRequest, ReadRequest},
+    stack::{NODE_SECRET, node_password},
     stores::until,
     waiting::id_of,
 };
@@ -36,20 +36,7 @@ const FORMS: &[(&str, &str, Form)] = &[
     ("WHIP ?key=", "webRTCSession", PublishRequest::whip_query_key),
 ];
 
-struct Bench {
-    stack: Stack,
-    replica: Replica,
-    node: Arc<MediaMtx>,
-}
-
 impl Bench {
-    async fn start() -> Self {
-        let stack = Stack::start().await;
-        let replica = stack.replica().await;
-        let node = replica.mediamtx("edge-1").await;
-        Self { stack, replica, node }
-    }
-
     /// The node as a caller whose calls are written by hand.
     fn by_hand(&self) -> ApiClient {
         self.replica.api.as_node("edge-1", &node_password("edge-1"))

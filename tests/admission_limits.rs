@@ -16,6 +16,7 @@ use support::{
     mediamtx::{MediaMtx, PublishRequest},
     redis_monitor::RedisMonitor,
     stack::{Replica, Stack, TestKey, node_password},
+    stopwatch::Stopwatch,
     stores::until,
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
@@ -26,6 +27,8 @@ const DEADLINE: Duration = Duration::from_millis(300);
 const MARGIN: Duration = Duration::from_millis(200);
 
 const BURST: u32 = 5;
+/// By default.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
 
 struct Bench {
     stack: Stack,
@@ -57,7 +60,6 @@ impl Bench {
         let stack = Stack::start_with(|config| {
             config.reconciler.poll_interval_ms = 60_000;
             config.admission.failures_burst = BURST;
-            Stack::keep_the_promised_time(config);
             change(config);
         })
         .await;
@@ -147,7 +149,7 @@ async fn a_known_key_costs_one_script_and_nothing_else() {
 
 #[tokio::test]
 async fn a_known_key_is_admitted_without_postgres_and_without_the_nodes_control_api() {
-    let mut stack = Stack::start_with(Stack::keep_the_promised_time).await;
+    let mut stack = Stack::start().await;
     let replica = stack.replica().await;
     let node = replica.mediamtx("edge-1").await;
     let key = replica.key("live/ada").await;
@@ -155,19 +157,20 @@ async fn a_known_key_is_admitted_without_postgres_and_without_the_nodes_control_
 
     stack.config.postgres.url = ConfigSecret::new("postgres://onair@127.0.0.1:9/onair");
     stack.config.postgres.acquire_timeout_ms = 500;
+    Stack::keep_the_promised_time(&mut stack.config);
     let replica = stack.replica().await;
     node.point_at(replica.auth_url("edge-1"), None);
     node.hang();
-    let asked_at = Instant::now();
+    let asked = Stopwatch::start();
     let publisher = node.publish(PublishRequest::rtmp_query_key(&key.path, &key.secret)).await.admitted();
-    assert!(asked_at.elapsed() < DEADLINE + MARGIN, "{:?}", asked_at.elapsed());
+    assert!(asked.elapsed() < DEADLINE + MARGIN, "{:?}", asked.elapsed());
     assert_eq!(replica.stream_on(&key.path).await.unwrap()["state"], "connecting");
     assert!(publisher.is_online());
 
     // A key that Redis does not hold cannot be known: refused to be safe, in time.
-    let asked_at = Instant::now();
+    let asked = Stopwatch::start();
     let unknown = node.publish(PublishRequest::rtmp_query_key("live/bob", &guessed(1))).await.refused();
-    assert!(asked_at.elapsed() < DEADLINE + MARGIN, "{:?}", asked_at.elapsed());
+    assert!(asked.elapsed() < DEADLINE + MARGIN, "{:?}", asked.elapsed());
     assert!(unknown.status == Some(503) && unknown.body.contains("state_unavailable"), "{unknown:?}");
     node.reachable().await;
     replica.stop().await;
@@ -177,7 +180,11 @@ async fn a_known_key_is_admitted_without_postgres_and_without_the_nodes_control_
 async fn what_cannot_be_known_is_refused_in_time_and_leaves_no_path_blocked() {
     // With the defaults a single command gives up first; with a patient command the deadline of the whole call does.
     for command_timeout_ms in [200, 5_000] {
-        let bench = Bench::start(|config| config.redis.command_timeout_ms = command_timeout_ms).await;
+        let bench = Bench::start(|config| {
+            Stack::keep_the_promised_time(config);
+            config.redis.command_timeout_ms = command_timeout_ms;
+        })
+        .await;
         let mut keys = Vec::new();
         for number in 0..10 {
             keys.push(bench.replica.key(&format!("live/{number}")).await);
@@ -187,9 +194,9 @@ async fn what_cannot_be_known_is_refused_in_time_and_leaves_no_path_blocked() {
 
         bench.stack.redis.suspend().unwrap();
         let refused = keys.iter().map(async |key| {
-            let asked_at = Instant::now();
+            let asked = Stopwatch::start();
             let answer = bench.publish("192.0.2.1", &key.path, &key.secret).await;
-            (asked_at.elapsed(), answer.expect_problem(503, "state_unavailable"))
+            (asked.elapsed(), answer.expect_problem(503, "state_unavailable"))
         });
         for (took, answer) in futures_util::future::join_all(refused).await {
             assert!(took < DEADLINE + MARGIN, "{took:?} with a command timeout of {command_timeout_ms} ms");
@@ -199,9 +206,9 @@ async fn what_cannot_be_known_is_refused_in_time_and_leaves_no_path_blocked() {
 
         // Whatever Redis did with the ten admissions once it woke up, and in whatever order, it is taken back long before
         // their deadline. Once, an admission that came behind its own revocation kept its path closed until then.
-        let resumed_at = Instant::now();
+        let resumed = Stopwatch::start();
         bench.until_all_are_admitted(&keys).await;
-        let took = resumed_at.elapsed();
+        let took = resumed.elapsed();
         println!("command timeout {command_timeout_ms} ms: all admitted {took:?} after Redis woke");
         let limit = Duration::from_millis(bench.stack.config.admission.connecting_timeout_ms);
         assert!(took < limit / 2, "{took:?}");
@@ -235,9 +242,9 @@ async fn what_redis_decides_for_a_node_that_has_hung_up_is_taken_back() {
     drop(calls);
     bench.stack.redis.resume().unwrap();
 
-    let resumed_at = Instant::now();
+    let resumed = Stopwatch::start();
     bench.until_all_are_admitted(&keys).await;
-    let took = resumed_at.elapsed();
+    let took = resumed.elapsed();
     println!("after ten calls that were hung up: all admitted {took:?} after Redis woke");
     bench.until_one_was_taken_back().await;
     bench.replica.stop().await;
@@ -251,12 +258,24 @@ async fn an_address_that_keeps_failing_is_refused_without_asking_redis() {
     for number in 0..u8::try_from(BURST).unwrap() {
         bench.publish(guesser, &key.path, &guessed(number)).await.expect_problem(401, "key_unknown");
     }
-    bench.stack.redis.suspend().unwrap();
-    for number in 0..50 {
-        let slowed = bench.publish(guesser, &key.path, &guessed(number)).await.expect_problem(429, "too_many_failures");
-        let retry_after: u64 = slowed.headers["retry-after"].to_str().unwrap().parse().unwrap();
-        assert!((1..=u64::from(BURST)).contains(&retry_after), "{retry_after}");
+    // A slow machine takes so long for these that some are forgiven meanwhile.
+    let mut failed_at = Instant::now();
+    while bench.publish(guesser, &key.path, &guessed(99)).await.status == 401 {
+        failed_at = Instant::now();
     }
+    bench.stack.redis.suspend().unwrap();
+    let mut slowed = 0;
+    for number in 0..50 {
+        let answer = bench.publish(guesser, &key.path, &guessed(number)).await;
+        if failed_at.elapsed() >= FORGIVEN_AFTER {
+            break;
+        }
+        let answer = answer.expect_problem(429, "too_many_failures");
+        let retry_after: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=u64::from(BURST)).contains(&retry_after), "{retry_after}");
+        slowed += 1;
+    }
+    assert!(slowed > 0, "not one in the time until the next is forgiven");
     // Redis really could not be asked: another address learns that.
     bench.publish("203.0.113.8", &key.path, &guessed(1)).await.expect_problem(503, "state_unavailable");
     bench.stack.redis.resume().unwrap();
@@ -290,7 +309,12 @@ async fn behind_one_nat_a_broken_encoder_shuts_out_nobody_but_itself() {
             bench.free(&key.path).await;
         }
     }
-    bench.publish(nat, "office/broken", &wrong).await.expect_problem(429, "too_many_failures");
+    // Of so many in a row one is too many, also on a machine so slow that some are forgiven meanwhile.
+    let mut in_a_row = Vec::new();
+    for _ in 0..=BURST {
+        in_a_row.push(bench.publish(nat, "office/broken", &wrong).await.status);
+    }
+    assert!(in_a_row.contains(&429), "{in_a_row:?}");
     // The others are not slowed either where the broken one changes its key now and then.
     for number in 0..u8::try_from(BURST).unwrap() * 4 {
         bench.publish(nat, "office/broken", &guessed(number)).await;
@@ -321,12 +345,12 @@ async fn a_node_that_is_refused_while_redis_hangs_serves_its_next_client_at_once
     let node: Arc<MediaMtx> = replica.mediamtx("edge-1").await;
     let key = replica.key("live/ada").await;
     stack.redis.suspend().unwrap();
-    let asked_at = Instant::now();
+    let asked = Stopwatch::start();
     for _ in 0..5 {
         let refused = node.publish(PublishRequest::rtmp_query_key(&key.path, &key.secret)).await.refused();
         assert_eq!(refused.status, Some(503), "{refused:?}");
     }
-    assert!(asked_at.elapsed() < 5 * (DEADLINE + MARGIN), "{:?}", asked_at.elapsed());
+    assert!(asked.elapsed() < 5 * (DEADLINE + MARGIN), "{:?}", asked.elapsed());
     stack.redis.resume().unwrap();
     let mut publisher = None;
     until("it is admitted", async || {

@@ -2,30 +2,17 @@
 
 mod support;
 
-use std::sync::Arc;
 
 use onair::domain::{Attempt, Timestamp};
 use serde_json::{Value, json};
 use support::{
-    mediamtx::{MediaMtx, PublishRequest},
-    stack::{Replica, Stack, TestKey},
+    bench::Bench,
+    mediamtx::PublishRequest,
+    stack::TestKey,
     stores::until,
 };
 
-struct Bench {
-    replica: Replica,
-    node: Arc<MediaMtx>,
-    _stack: Stack,
-}
-
 impl Bench {
-    async fn start() -> Self {
-        let stack = Stack::start().await;
-        let replica = stack.replica().await;
-        let node = replica.mediamtx("edge-1").await;
-        Self { replica, node, _stack: stack }
-    }
-
     async fn of_path(&self, path: &str) -> Vec<Value> {
         self.read(&format!("/v1/attempts?path={path}")).await
     }

@@ -2,32 +2,19 @@
 
 mod support;
 
-use std::process::{Command, Output};
 
 use serde_json::json;
 use support::{
     mediamtx::{ApiAuth, MediaMtx},
-    raw_redis,
-    stack::{API_SECRET, NODE_SECRET, Replica, Stack},
+    program, raw_redis,
+    stack::{Replica, Stack},
 };
 
-/// Runs the doctor on the stores of a test. Off this thread, which plays the nodes that it asks.
+/// Runs the doctor on the stores of a test.
 async fn doctor(stack: &Stack, replica: &Replica) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_onair"));
-    command
-        .arg("doctor")
-        .env_clear()
-        .env("ONAIR_REDIS_URL", stack.config.redis.url.reveal())
-        .env("ONAIR_POSTGRES_URL", stack.config.postgres.url.reveal())
-        .env("ONAIR_SERVER_API_SECRETS", API_SECRET)
-        .env("ONAIR_SERVER_NODE_SECRETS", NODE_SECRET)
-        .env("ONAIR_SERVER_PUBLIC_URL", replica.url());
-    let output: Output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    for secret in [API_SECRET, NODE_SECRET] {
-        assert!(!said.contains(secret), "{said}");
-    }
-    (output.status.code(), said)
+    let mut command = program::onair(&stack.config, &["doctor"]);
+    command.env("ONAIR_SERVER_PUBLIC_URL", replica.url());
+    program::run(command).await
 }
 
 /// Makes a node's configuration what `onair mediamtx-config` prints.

@@ -377,11 +377,11 @@ async fn a_writer_that_dies_between_commit_and_removal_and_two_owners_at_once_wr
     bench.fill(480).await;
     let entries = bench.redis.events_backlog().await.unwrap();
 
-    // Its removal is on its way for a third of a second: it is cut off as soon as the commit is seen.
+    // Its removal is on its way for a second: it is cut off as soon as the commit is seen.
     let port = bench.faulty.stack.redis.single().port().expect("a port");
     let line = FaultProxy::before(port).await;
     let (_, tasks) = writer(&line, &bench, &postgres, 16).await;
-    line.slow(Duration::from_millis(300));
+    line.slow(Duration::from_secs(1));
     until("a batch is committed", async || witnessed(&url).await > 0).await;
     line.cut();
     tasks.abort();

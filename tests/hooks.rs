@@ -2,51 +2,39 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use support::{
-    mediamtx::{Hook, HookBehaviour, HookEncoding, HookEvent, MediaMtx, PublishRequest},
-    stack::{Replica, Stack, TestKey, node_password},
+    bench::Bench,
+    mediamtx::{Hook, HookBehaviour, HookEncoding, HookEvent},
+    stack::{Stack, node_password},
     stores::until,
     waiting::id_of,
 };
 use uuid::Uuid;
 
-struct Bench {
-    replica: Replica,
-    node: Arc<MediaMtx>,
-    _stack: Stack,
-}
-
 impl Bench {
     /// Nobody looks at the node: what becomes right, becomes right by its hooks.
     async fn by_hooks_alone(encoding: HookEncoding, behaviour: HookBehaviour) -> Self {
-        Self::start(Duration::from_mins(1), encoding, behaviour).await
+        Self::polled_every(Duration::from_mins(1), encoding, behaviour).await
     }
 
-    async fn start(poll_interval: Duration, encoding: HookEncoding, behaviour: HookBehaviour) -> Self {
+    async fn polled_every(poll_interval: Duration, encoding: HookEncoding, behaviour: HookBehaviour) -> Self {
         let poll_interval_ms = u64::try_from(poll_interval.as_millis()).unwrap();
         let stack = Stack::start_with(|config| {
             config.reconciler.poll_interval_ms = poll_interval_ms;
             config.history.poll_interval_ms = 25;
         })
         .await;
-        let replica = stack.replica().await;
-        let node = replica
-            .mediamtx_with("edge-1", |options| {
-                options.hook_behaviour = behaviour;
-                if let Some(hooks) = &mut options.hooks {
-                    hooks.encoding = encoding;
-                }
-            })
-            .await;
-        Self { replica, node, _stack: stack }
-    }
-
-    async fn publish(&self, key: &TestKey) -> support::mediamtx::Publisher {
-        self.node.publish(PublishRequest::rtmp_query_key(&key.path, &key.secret)).await.admitted()
+        Self::start_on(stack, |options| {
+            options.hook_behaviour = behaviour;
+            if let Some(hooks) = &mut options.hooks {
+                hooks.encoding = encoding;
+            }
+        })
+        .await
     }
 
     /// What the service made of a hook that the test sends.
@@ -154,7 +142,7 @@ async fn lost_hooks_are_made_up_for_by_looking() {
 }
 
 async fn found_without(behaviour: HookBehaviour, reason: &str) {
-    let bench = Bench::start(Duration::from_millis(100), HookEncoding::Form, behaviour).await;
+    let bench = Bench::polled_every(Duration::from_millis(100), HookEncoding::Form, behaviour).await;
     let key = bench.replica.key("live/ada").await;
     let publisher = bench.publish(&key).await;
     let stream = bench.replica.until_live(&key.path).await;
@@ -173,7 +161,7 @@ async fn found_without(behaviour: HookBehaviour, reason: &str) {
 
 #[tokio::test]
 async fn however_the_hooks_of_two_publishers_race_the_newer_stays_on_air() {
-    let bench = Bench::start(Duration::from_millis(100), HookEncoding::Form, HookBehaviour::Doubled).await;
+    let bench = Bench::polled_every(Duration::from_millis(100), HookEncoding::Form, HookBehaviour::Doubled).await;
     let key = bench.replica.key_with("live/ada", json!({"on_conflict": "take_over"})).await;
     bench.publish(&key).await;
     for round in 0..15 {

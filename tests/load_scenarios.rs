@@ -29,15 +29,6 @@ fn data_directory(url: &str, api_secret: &str) -> TempDir {
     directory
 }
 
-/// A service that does not give up on a busy machine's Redis as soon as it should on one that has nothing else to do.
-async fn patient_stack() -> Stack {
-    Stack::start_with(|config| {
-        config.redis.command_timeout_ms = 2_000;
-        config.admission.deadline_ms = 3_000;
-    })
-    .await
-}
-
 async fn run(data: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(files::path("load/run"));
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -69,7 +60,7 @@ async fn assert_nothing_is_left(replica: &Replica) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_scenario_keeps_its_contract_and_leaves_nothing_behind() {
-    let stack = patient_stack().await;
+    let stack = Stack::start().await;
     let replica = stack.replica().await;
     let data = data_directory(&replica.url(), API_SECRET);
     let arguments = ["--seconds", "3", "--scale", "0.5", "--latency-factor", "20", "all"];
@@ -97,7 +88,7 @@ async fn every_scenario_keeps_its_contract_and_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_contract_is_named_and_ends_non_zero() {
-    let stack = patient_stack().await;
+    let stack = Stack::start().await;
     let replica = stack.replica().await;
     let data = data_directory(&replica.url(), API_SECRET);
     let output = run(data.path(), &["--seconds", "2", "--latency-factor", "0.001", "auth_steady"]).await;

@@ -3,48 +3,22 @@
 
 mod support;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use onair::{config::Config, domain::Timestamp};
+use onair::domain::Timestamp;
 use serde_json::{Value, json};
 use support::{
+    bench::Bench,
     measured::{RIGHT_WITHIN, soon, within},
-    mediamtx::{ListHold, MediaMtx, Publisher},
-    stack::{Replica, Stack, TestKey, public_urls},
+    mediamtx::{ListHold, MediaMtx},
+    stack::public_urls,
     stores::until,
     stranger::Stranger,
     waiting::id_of,
 };
 
-struct Bench {
-    stack: Stack,
-    replica: Replica,
-    node: Arc<MediaMtx>,
-}
-
 impl Bench {
-    async fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let stack = Stack::start_with(change).await;
-        let replica = stack.replica().await;
-        let node = replica.mediamtx("edge-1").await;
-        Self { stack, replica, node }
-    }
-
-    async fn live(&self, path: &str) -> (TestKey, Publisher, Value) {
-        let key = self.replica.key(path).await;
-        let publisher = self.node.publish(key.publisher()).await.admitted();
-        let stream = self.replica.until_live(path).await;
-        until("the poller has seen it", async || {
-            !self.replica.details(&id_of(&stream)).await["inbound_bytes"].is_null()
-        })
-        .await;
-        (key, publisher, stream)
-    }
-
     async fn is_stale(&self, path: &str) -> bool {
         self.replica.stream_on(path).await.expect("it stays listed")["stale"] == true
     }
@@ -52,8 +26,8 @@ impl Bench {
 
 #[tokio::test]
 async fn while_its_node_is_away_a_stream_is_told_as_it_was_seen_last() {
-    let bench = Bench::start(|_| ()).await;
-    let (key, _, stream) = bench.live("live/ada").await;
+    let bench = Bench::start().await;
+    let (key, _, stream) = bench.live_and_polled("live/ada").await;
     let id = id_of(&stream);
     let before = Timestamp::now();
     bench.node.unreachable();
@@ -87,8 +61,8 @@ async fn while_its_node_is_away_a_stream_is_told_as_it_was_seen_last() {
 #[tokio::test]
 async fn the_streams_of_a_node_that_stays_away_end_as_node_lost_and_are_kicked_when_it_returns() {
     let lost_after = Duration::from_secs(6);
-    let bench = Bench::start(|config| config.reconciler.node_lost_after_ms = 6_000).await;
-    let (key, publisher, stream) = bench.live("live/ada").await;
+    let bench = Bench::start_with(|config| config.reconciler.node_lost_after_ms = 6_000).await;
+    let (key, publisher, stream) = bench.live_and_polled("live/ada").await;
     bench.node.unreachable();
     soon("out of reach: listed as stale", async || bench.is_stale(&key.path).await).await;
     let what = "away for too long: off air (6000 ms of it are node_lost_after)";
@@ -104,8 +78,8 @@ async fn the_streams_of_a_node_that_stays_away_end_as_node_lost_and_are_kicked_w
 
 #[tokio::test]
 async fn a_node_that_returns_before_keeps_its_streams() {
-    let bench = Bench::start(|config| config.reconciler.node_lost_after_ms = 8_000).await;
-    let (key, publisher, stream) = bench.live("live/ada").await;
+    let bench = Bench::start_with(|config| config.reconciler.node_lost_after_ms = 8_000).await;
+    let (key, publisher, stream) = bench.live_and_polled("live/ada").await;
     for _ in 0..2 {
         bench.node.unreachable();
         until("it has been away for a while", async || {
@@ -127,8 +101,8 @@ async fn a_node_that_returns_before_keeps_its_streams() {
 /// The cause: a poll that asked about single connections was not over before each had timed out, one after the other.
 #[tokio::test]
 async fn a_node_that_hangs_while_it_is_asked_about_single_connections_is_noticed_as_soon() {
-    let bench = Bench::start(|config| config.admission.connecting_timeout_ms = 60_000).await;
-    let (key, _, _) = bench.live("live/ada").await;
+    let bench = Bench::start_with(|config| config.admission.connecting_timeout_ms = 60_000).await;
+    let (key, _, _) = bench.live_and_polled("live/ada").await;
     let broadcaster_id = bench.replica.broadcaster("Ada").await;
     for number in 0..100 {
         let settings = json!({"broadcaster_id": broadcaster_id});
@@ -147,8 +121,8 @@ async fn a_node_that_hangs_while_it_is_asked_about_single_connections_is_noticed
 
 #[tokio::test]
 async fn nodes_that_hang_do_not_keep_others_from_being_asked() {
-    let bench = Bench::start(|_| ()).await;
-    let (key, _, _) = bench.live("live/ada").await;
+    let bench = Bench::start().await;
+    let (key, _, _) = bench.live_and_polled("live/ada").await;
     let mut hanging = Vec::new();
     for number in 0..70 {
         let node = bench.replica.mediamtx(&format!("hangs-{number}")).await;
@@ -169,8 +143,8 @@ async fn nodes_that_hang_do_not_keep_others_from_being_asked() {
 /// `MediaMTX` lists nothing while its path loop waits for an auth call, which may be for its `readTimeout` of ten seconds.
 #[tokio::test]
 async fn a_node_that_answers_only_after_its_read_timeout_is_heard() {
-    let bench = Bench::start(|_| ()).await;
-    let (key, publisher, stream) = bench.live("live/ada").await;
+    let bench = Bench::start().await;
+    let (key, publisher, stream) = bench.live_and_polled("live/ada").await;
     let held = || bench.node.counts().lists_held;
     bench.node.hold_lists(ListHold::Unmade);
     bench.node.until("a poll is asked", || held() == 1).await;
@@ -186,7 +160,7 @@ async fn a_node_that_answers_only_after_its_read_timeout_is_heard() {
 #[tokio::test]
 async fn over_all_nodes_no_more_requests_are_in_flight_than_may_be() {
     const IN_FLIGHT_MAX: u64 = 3;
-    let bench = Bench::start(|config| config.reconciler.requests_in_flight_max = 3).await;
+    let bench = Bench::start_with(|config| config.reconciler.requests_in_flight_max = 3).await;
     let mut nodes = Vec::new();
     for number in 0..8 {
         nodes.push(bench.replica.mediamtx(&format!("busy-{number}")).await);
@@ -216,7 +190,7 @@ async fn over_all_nodes_no_more_requests_are_in_flight_than_may_be() {
 
 #[tokio::test]
 async fn it_is_told_in_a_word_and_a_sentence_why_a_node_cannot_be_used() {
-    let bench = Bench::start(|_| ()).await;
+    let bench = Bench::start().await;
     let page = Stranger::saying(StatusCode::OK, "<html>Welcome to nginx!</html>").await;
     let old = Stranger::saying(StatusCode::NOT_FOUND, "404 page not found").await;
     let away = bench.replica.mediamtx("away").await;

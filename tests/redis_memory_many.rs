@@ -4,7 +4,7 @@ mod support;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use onair::{
@@ -20,6 +20,7 @@ use support::{
     raw_redis,
     records::key_projection,
     stack::{Replica, Stack, TestKey},
+    stopwatch::Stopwatch,
     stores::{by_test, redis_at, until},
 };
 use uuid::Uuid;
@@ -30,7 +31,7 @@ const STREAMS: usize = 10_000;
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 /// How soon all is right again, in code without optimisation that shares two cores with Redis, Postgres, the nodes and this test:
 /// bringing back 10,000 streams and their keys is 20,000 scripts. 5.5 to 6.4 s were measured; a release build takes 3.7 to 4.3 s.
-const BACK_WITHIN: Duration = Duration::from_secs(15);
+const BACK_WITHIN: Duration = Duration::from_secs(30);
 /// With which of their keys others try to get in.
 const HAMMERED: usize = 50;
 
@@ -100,14 +101,14 @@ async fn ten_thousand_streams_survive_a_redis_that_is_emptied() {
 
     let held: Vec<TestKey> = keys.iter().map(|(key, _)| key.clone()).step_by(STREAMS / HAMMERED).collect();
     let at_held_paths = Hammer::start(&[&replica], "edge-0", &held);
-    let lost_at = Instant::now();
+    let lost = Stopwatch::start();
     raw_redis::forget_everything(&stack.redis).await;
     within(BACK_WITHIN, "10,000 streams, emptied: a newcomer gets in", async || {
         knock(&replica.url(), "edge-0", &newcomer).await.0 == 204
     })
     .await;
     within(BACK_WITHIN, "10,000 streams, emptied: the list is right", is_right).await;
-    let right_after = lost_at.elapsed();
+    let right_after = lost.elapsed();
     assert!(right_after < BACK_WITHIN, "{right_after:?}");
 
     // What a poller would find wrong, it finds within a few polls.

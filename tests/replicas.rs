@@ -19,6 +19,7 @@ use support::{
     measured::{say, tell},
     service::Service,
     stack::{API_SECRET, Stack},
+    stopwatch::Stopwatch,
     stores::until,
 };
 use tokio::task::JoinSet;
@@ -158,13 +159,13 @@ async fn a_replica_that_is_told_to_stop_is_unready_first_cuts_no_request_and_han
     }
     until("they ask", async || answered.load(Ordering::Relaxed) > 50).await;
 
-    let told_at = Instant::now();
+    let told = Stopwatch::start();
     let url = old.url();
     let mut stopping = JoinSet::new();
     stopping.spawn(old.stop());
     let ready = async || reqwest::get(format!("{url}/readyz")).await.map(|answer| answer.status().as_u16());
     until("it says that it is not ready", async || matches!(ready().await, Ok(503))).await;
-    let unready_after = told_at.elapsed();
+    let unready_after = told.elapsed();
     let answered_then = answered.load(Ordering::Relaxed);
     assert!(!is_gone.load(Ordering::Relaxed), "it is unready before it refuses anybody");
     // While it drains, the balancer that has not noticed yet may still send it a publisher.
@@ -172,8 +173,8 @@ async fn a_replica_that_is_told_to_stop_is_unready_first_cuts_no_request_and_han
     node.point_at(new.auth_url("edge-1"), Some(new.hooks("edge-1")));
 
     let (status, said) = stopping.join_next().await.expect("it is told to stop").expect("it stops");
-    let stopped_after = told_at.elapsed();
-    let stopped_at = Instant::now();
+    let stopped_after = told.elapsed();
+    let stopped = Stopwatch::start();
     assert!(status.success(), "{status}: {said:#?}");
     while let Some(ended) = callers.join_next().await {
         ended.expect("no request is cut");
@@ -183,7 +184,7 @@ async fn a_replica_that_is_told_to_stop_is_unready_first_cuts_no_request_and_han
 
     let polled = polls();
     until("the heir watches the node", async || polls() > polled).await;
-    let watched_after = stopped_at.elapsed();
+    let watched_after = stopped.elapsed();
     publisher.disconnect();
     let ended_at = Instant::now();
     until("the heir writes the history", async || {

@@ -61,8 +61,7 @@ impl Run {
             ("ONAIR_RECONCILER_POLL_INTERVAL_MS", "100"),
             ("ONAIR_HISTORY_POLL_INTERVAL_MS", "25"),
             ("ONAIR_RECONCILER_COOLDOWN_MS", "100"),
-            ("ONAIR_ADMISSION_CONNECTING_TIMEOUT_MS", "1000"),
-            ("ONAIR_POSTGRES_ACQUIRE_TIMEOUT_MS", "200"),
+            ("ONAIR_ADMISSION_CONNECTING_TIMEOUT_MS", "3000"),
             ("ONAIR_RENDITIONS_SUFFIXES", "_720p"),
         ];
         let service = Service::start(config, &variables).await;

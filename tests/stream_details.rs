@@ -2,35 +2,29 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
+    bench::Bench,
     measured::soon,
-    mediamtx::{ConnectionKind, MediaMtx, PublishRequest, Publisher, Track},
-    stack::{Replica, Stack, TestKey},
+    mediamtx::{ConnectionKind, PublishRequest, Publisher, Track},
+    stack::TestKey,
+    stopwatch::Stopwatch,
     stores::until,
+    test_redis,
     waiting::id_of,
 };
 
 /// How a publisher with this key comes.
 type Form = fn(&TestKey) -> PublishRequest;
 
-struct Bench {
-    replica: Replica,
-    node: Arc<MediaMtx>,
-    _stack: Stack,
-}
-
 impl Bench {
-    async fn start() -> Self {
-        let stack = Stack::start().await;
-        let replica = stack.replica().await;
-        let node = replica.mediamtx("edge-1").await;
-        Self { replica, node, _stack: stack }
-    }
-
-    async fn live(&self, path: &str, request: impl FnOnce(&TestKey) -> PublishRequest) -> (TestKey, Publisher, String) {
+    async fn live_as(
+        &self,
+        path: &str,
+        request: impl FnOnce(&TestKey) -> PublishRequest,
+    ) -> (TestKey, Publisher, String) {
         let key = self.replica.key(path).await;
         let publisher = self.node.publish(request(&key)).await.admitted();
         let id = id_of(&self.replica.until_live(path).await);
@@ -52,7 +46,7 @@ impl Bench {
 #[tokio::test]
 async fn viewers_are_counted_by_the_type_of_reader_and_hls_sessions_one_by_one() {
     let bench = Bench::start().await;
-    let (key, _, id) = bench.live("live/ada", TestKey::publisher).await;
+    let (key, _, id) = bench.live_as("live/ada", TestKey::publisher).await;
     let kinds = [
         ConnectionKind::HlsSession,
         ConnectionKind::HlsSession,
@@ -90,7 +84,7 @@ async fn codecs_picture_sound_bytes_and_bitrate_are_told() {
     let opus = json!({"channelCount": 2});
     let tracks = vec![Track::new("H264", video), Track::new("Opus", opus), Track::new("VP8", Value::Null)];
     let request = |key: &TestKey| key.publisher().bytes_per_s(625_000).tracks(tracks);
-    let (key, _, id) = bench.live("live/ada", request).await;
+    let (key, _, id) = bench.live_as("live/ada", request).await;
     bench.node.add_reader(&key.path, ConnectionKind::HlsSession);
     let is_measured = |details: &Value| {
         details["inbound_bits_per_second"].as_u64().is_some_and(|bits| (4_500_000..=5_500_000).contains(&bits))
@@ -119,7 +113,7 @@ async fn round_trip_time_and_loss_are_told_where_the_protocol_has_them() {
         ("rtmp", TestKey::publisher),
     ];
     for (protocol, form) in forms {
-        let (_, _, id) = bench.live(&format!("live/{protocol}"), form).await;
+        let (_, _, id) = bench.live_as(&format!("live/{protocol}"), form).await;
         let is_told = |details: &Value| !details["connection"].is_null();
         let details = bench.details_once(&format!("{protocol}: its connection is told"), &id, is_told).await;
         assert_eq!(details["protocol"], protocol);
@@ -138,7 +132,7 @@ async fn round_trip_time_and_loss_are_told_where_the_protocol_has_them() {
 #[tokio::test]
 async fn one_connection_is_asked_about_for_the_details_and_none_for_the_list() {
     let bench = Bench::start().await;
-    let (_, _, id) = bench.live("live/ada", TestKey::publisher).await;
+    let (_, _, id) = bench.live_as("live/ada", TestKey::publisher).await;
     let asked = || bench.node.counts().control_calls_to("/v3/rtmpconns/get");
     let polls = || bench.node.counts().control_calls_to("/v3/paths/list");
     until("the node is known", async || polls() >= 3).await;
@@ -160,11 +154,11 @@ async fn one_connection_is_asked_about_for_the_details_and_none_for_the_list() {
 #[tokio::test]
 async fn a_node_that_hangs_does_not_hold_up_the_details() {
     let bench = Bench::start().await;
-    let (_, _, id) = bench.live("live/ada", TestKey::publisher).await;
+    let (_, _, id) = bench.live_as("live/ada", TestKey::publisher).await;
     bench.node.hang();
-    let began = tokio::time::Instant::now();
+    let watch = Stopwatch::start();
     let details = bench.replica.details(&id).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(watch.elapsed() < Duration::from_secs(1) * test_redis::crowd(), "{:?}", watch.elapsed());
     assert_eq!((details["state"].as_str(), &details["connection"]), (Some("live"), &Value::Null));
     bench.replica.stop().await;
 }

@@ -2,10 +2,7 @@
 
 mod support;
 
-use std::{
-    process::{Command, Output},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use onair::{
     domain::{Partition, StreamPath},
@@ -16,27 +13,17 @@ use sqlx::{Connection as _, PgConnection};
 use support::{
     measured::{say, within},
     mediamtx::{ApiAuth, PublishRequest, Publisher},
-    raw_redis,
-    stack::{API_SECRET, NODE_SECRET, Replica, Stack, TestKey},
+    program, raw_redis,
+    stack::{Replica, Stack, TestKey},
     stores::{redis_at, until},
     stranger::smuggle,
     waiting::id_of,
 };
 use uuid::Uuid;
 
-/// Runs a command on the stores of a test. Off this thread, which plays the nodes that it asks.
+/// Runs a command on the stores of a test.
 async fn onair(stack: &Stack, name: &str) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_onair"));
-    command
-        .arg(name)
-        .env_clear()
-        .env("ONAIR_REDIS_URL", stack.config.redis.url.reveal())
-        .env("ONAIR_POSTGRES_URL", stack.config.postgres.url.reveal())
-        .env("ONAIR_SERVER_API_SECRETS", API_SECRET)
-        .env("ONAIR_SERVER_NODE_SECRETS", NODE_SECRET);
-    let output: Output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code(), said)
+    program::run(program::onair(&stack.config, &[name])).await
 }
 
 async fn sql(stack: &Stack, statement: &'static str) {

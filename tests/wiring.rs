@@ -2,12 +2,17 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use support::{
-    measured::soon,
+    measured::within,
     mediamtx::{ApiAuth, MediaMtx, MediaMtxOptions, Override, Release},
     stack::{Replica, Stack, node_password},
 };
+
+/// Some polls have to go by first; nothing is promised of how soon.
+const LOOKED_AT_WITHIN: Duration = Duration::from_secs(20);
 
 async fn start() -> (Stack, Replica) {
     // A wiring is looked at again after so many polls.
@@ -50,7 +55,7 @@ async fn until_told(replica: &Replica, name: &str, case: &str, expected: &[(&str
         last = told(replica, name).await;
         is_seen && last == expected
     };
-    soon(&format!("wiring, {case}: told"), looked_at).await;
+    within(LOOKED_AT_WITHIN, &format!("wiring, {case}: told"), looked_at).await;
 }
 
 #[tokio::test]

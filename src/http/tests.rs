@@ -221,11 +221,18 @@ async fn a_client_that_never_finishes_its_head_is_cut_off() {
 #[tokio::test]
 async fn a_connection_too_many_is_told_so_and_closed() {
     let (address, tasks) = serving(1, Duration::from_secs(30)).await;
-    let mut first = TcpStream::connect(address).await.unwrap();
-    first.write_all(b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    let mut some = [0; 16];
-    first.read_exact(&mut some).await.unwrap();
-    let answer = exchange(address, b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let ask = b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut answer = String::new();
+    // Where the machine stands still between the two, the first has idled for long enough to be closed for the second.
+    for _ in 0..10 {
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(ask).await.unwrap();
+        first.read_exact(&mut [0; 16]).await.unwrap();
+        answer = exchange(address, ask).await;
+        if !answer.starts_with("HTTP/1.1 200 ") {
+            break;
+        }
+    }
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"code\":\"overloaded\""), "{answer}");
     assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
     // An idle connection does not keep the service from stopping.

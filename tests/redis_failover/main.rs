@@ -64,7 +64,7 @@ struct World {
 
 impl World {
     async fn start(redis: TestRedis) -> Self {
-        let stack = Stack::start_on(redis, |_| ()).await;
+        let stack = Stack::start_on(redis, Stack::keep_the_promised_time).await;
         let mut services = Vec::new();
         let mut nodes = Vec::new();
         for number in 0..2 {

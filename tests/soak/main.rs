@@ -23,6 +23,7 @@ use support::{
     measured::{RIGHT_WITHIN, say, tell},
     raw_redis,
     stack::Stack,
+    stopwatch::Stopwatch,
     stores::until,
 };
 use tokio::task::JoinSet;
@@ -85,12 +86,12 @@ async fn after_everything_that_can_go_wrong_what_is_listed_is_what_the_nodes_hav
 /// Nothing is done for a moment: what is listed becomes what the nodes have, and Redis holds nothing else.
 async fn quiet_point(world: &World, number: u32) {
     let quiet = world.quiet().await;
-    let began = Instant::now();
+    let watch = Stopwatch::start();
     while !(world.is_right().await && world.owed_kicks().await == 0) {
-        assert!(began.elapsed() < RIGHT_WITHIN, "quiet point {number}: {}", world.differences().await.join("\n"));
+        assert!(watch.elapsed() < RIGHT_WITHIN, "quiet point {number}: {}", world.differences().await.join("\n"));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    tell(&format!("quiet point {number}: the list is what the nodes have"), began.elapsed(), RIGHT_WITHIN);
+    tell(&format!("quiet point {number}: the list is what the nodes have"), watch.elapsed(), RIGHT_WITHIN);
     until("Redis holds what is listed and nothing else", async || {
         let listed = world.listed_paths().await;
         let slots = keys(world, "onair:{*}:slot:*").await;
@@ -119,12 +120,12 @@ async fn members(world: &World, name: &str) -> Vec<String> {
 
 /// All have left: nothing is listed, nothing is owed, Redis holds nothing of it, and the history has one end of each.
 async fn everybody_has_left(world: &World) {
-    let began = Instant::now();
+    let watch = Stopwatch::start();
     while !(world.is_right().await && world.listed_paths().await.is_empty() && world.owed_kicks().await == 0) {
-        assert!(began.elapsed() < RIGHT_WITHIN, "at the end: {}", world.differences().await.join("\n"));
+        assert!(watch.elapsed() < RIGHT_WITHIN, "at the end: {}", world.differences().await.join("\n"));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    tell("everybody has left: nothing is listed, nothing is owed", began.elapsed(), RIGHT_WITHIN);
+    tell("everybody has left: nothing is listed, nothing is owed", watch.elapsed(), RIGHT_WITHIN);
     for pattern in ["onair:{*}:slot:*", "onair:{*}:live", "onair:{*}:deadlines", "onair:{*}:kicks", "onair:progress:*"]
     {
         until(&format!("nothing is left of {pattern}"), async || keys(world, pattern).await.is_empty()).await;

@@ -1,15 +1,14 @@
 //! How long it takes until what is told is right: measured, told, and held under a bound.
 
-use std::{
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, time::Duration};
 
 use serde_json::Value;
 
 use super::{
     mediamtx::{MediaMtx, PublishRequest},
     stack::{Replica, TestKey},
+    stopwatch::Stopwatch,
+    test_redis,
     waiting::id_of,
 };
 
@@ -18,18 +17,29 @@ pub const RIGHT_WITHIN: Duration = Duration::from_secs(5);
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Waits until something is so, at most for `limit`, and tells how long that took.
+/// Waits until something is so, at most for `limit` of a machine that runs and has one test at a time (see [`test_redis::crowd`]), and
+/// tells how long that took.
 pub async fn within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
-    let began = Instant::now();
+    let (watch, limit) = (Stopwatch::start(), limit * test_redis::crowd());
     let asking = async {
         while !condition().await {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
-    let came_about = tokio::time::timeout(limit, asking).await.is_ok();
+    let overdue = async {
+        while watch.elapsed() < limit {
+            tokio::time::sleep(limit.saturating_sub(watch.elapsed())).await;
+        }
+    };
+    let came_about = tokio::select! {
+        biased;
+        () = asking => true,
+        () = overdue => false,
+    };
     assert!(came_about, "not so within {limit:?}: {what}");
-    tell(what, began.elapsed(), limit);
-    began.elapsed()
+    let took = watch.elapsed();
+    tell(what, took, limit);
+    took
 }
 
 /// As [`within`], with the promise as the limit.

@@ -5,6 +5,7 @@
 
 pub mod api_client;
 pub mod asked_service;
+pub mod bench;
 pub mod broadcaster;
 pub mod fault_proxy;
 pub mod faulty_stack;
@@ -15,6 +16,7 @@ pub mod many_nodes;
 pub mod measured;
 pub mod mediamtx;
 pub mod odd_redis;
+pub mod program;
 pub mod prometheus;
 pub mod promql;
 pub mod raw_redis;
@@ -25,6 +27,7 @@ pub mod redis_monitor;
 pub mod redis_sentinels;
 pub mod service;
 pub mod stack;
+pub mod stopwatch;
 pub mod stores;
 pub mod stranger;
 pub mod test_redis;

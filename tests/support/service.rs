@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     api_client::ApiClient,
     mediamtx::{HookEncoding, HookTarget, MediaMtx, MediaMtxOptions},
+    program,
     stack::{API_SECRET, node_password, public_urls},
     stores::until,
 };
@@ -34,19 +35,11 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts it on the stores and with the secrets of `config`, on a free port, with nothing else of this environment.
+    /// Starts it on the stores, with the secrets and with the time for Redis of `config`, on a free port, with nothing else of this
+    /// environment.
     pub async fn start(config: &Config, variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_onair"));
-        command.args(["serve", "--listen", "127.0.0.1:0"]).env_clear().kill_on_drop(true);
-        let secrets = |secrets: &[onair::config::ConfigSecret]| {
-            secrets.iter().map(onair::config::ConfigSecret::reveal).collect::<Vec<_>>().join(",")
-        };
-        command
-            .env("ONAIR_SERVER_API_SECRETS", secrets(&config.server.api_secrets))
-            .env("ONAIR_SERVER_NODE_SECRETS", secrets(&config.server.node_secrets))
-            .env("ONAIR_REDIS_URL", config.redis.url.reveal())
-            .env("ONAIR_POSTGRES_URL", config.postgres.url.reveal())
-            .envs(variables.iter().copied());
+        let mut command = Command::from(program::onair(config, &["serve", "--listen", "127.0.0.1:0"]));
+        command.kill_on_drop(true).envs(variables.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be started");
         let said = Arc::<Mutex<Vec<String>>>::default();
         let out = listen(child.stdout.take().expect("it is piped"), &said);

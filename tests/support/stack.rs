@@ -51,19 +51,12 @@ impl Stack {
         Self::start_with(|_| ()).await
     }
 
-    /// As [`Stack::start`], with other settings. Redis has more time to answer than by default, see
-    /// [`Stack::keep_the_promised_time`].
+    /// As [`Stack::start`], with other settings.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let patient = |config: &mut Config| {
-            // What is tested here is what is answered, also on a machine that stands still for a moment.
-            config.redis.command_timeout_ms = 2_000;
-            config.admission.deadline_ms = 3_000;
-            change(config);
-        };
-        Self::start_on(TestRedis::start().await, patient).await
+        Self::start_on(TestRedis::start().await, change).await
     }
 
-    /// As [`Stack::start_with`], on a Redis of the test's choice, and with the time limits that are the defaults.
+    /// As [`Stack::start_with`], on a Redis of the test's choice.
     pub async fn start_on(redis: impl Into<TestRedis>, change: impl FnOnce(&mut Config)) -> Self {
         let redis = redis.into();
         let database = stores::database().await;
@@ -82,9 +75,12 @@ impl Stack {
         config.admission.deadline_ms = promised.admission.deadline_ms;
     }
 
-    /// The defaults, and the secrets of the tests.
+    /// The defaults and the secrets of the tests, but more time for Redis, see [`Stack::keep_the_promised_time`]: what most tests are about
+    /// is what is answered, also on a machine that stands still for a moment.
     pub fn settings() -> Config {
         let mut config = Config::default();
+        config.redis.command_timeout_ms = 2_000;
+        config.admission.deadline_ms = 3_000;
         config.server.api_secrets = vec![ConfigSecret::new(API_SECRET)];
         config.server.node_secrets = vec![ConfigSecret::new(NODE_SECRET)];
         config
