@@ -1,23 +1,34 @@
 //! The callers: raw HTTP over TCP, as a `MediaMTX` node calls, or on connections that are kept.
 
 use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Poll, ready},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     task::JoinSet,
 };
 
-/// The largest answer: a page of a hundred streams has some 100 KB.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// How much of an answer is taken at once: more than a page of a hundred streams has.
+const ROOM_BYTES: usize = 64 * 1024;
+/// The largest head of an answer.
+const HEAD_BYTES_MAX: usize = 4 * 1024;
+
+thread_local! {
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; ROOM_BYTES].into());
+}
 
 /// How calls use connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +107,7 @@ async fn caller(
     expected_status: u16,
 ) -> anyhow::Result<Round> {
     let mut kept = None;
-    let mut answer = Vec::with_capacity(ANSWER_BYTES_MAX);
+    let mut head = Vec::new();
     let mut called = Round::default();
     while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
         let began = Instant::now();
@@ -104,10 +115,10 @@ async fn caller(
             Some(stream) => stream,
             None => connect(address).await?,
         };
-        let status = call(&mut stream, request, &mut answer).await?;
+        let answer = call(&mut stream, request, &mut head).await?;
         called.latencies.push(began.elapsed());
-        called.unexpected += usize::from(status != expected_status);
-        called.answer_bytes = called.answer_bytes.max(answer.len());
+        called.unexpected += usize::from(answer.status != expected_status);
+        called.answer_bytes = called.answer_bytes.max(answer.bytes);
         if connections == Connections::Kept {
             kept = Some(stream);
         }
@@ -121,28 +132,55 @@ async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends a request and reads the answer into `answer`, which has the room for it: a caller that made its room as it goes would take
-/// from the servers what they are measured by.
-async fn call(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> anyhow::Result<u16> {
+/// What came of an answer.
+struct Answer {
+    status: u16,
+    /// Head and body.
+    bytes: usize,
+}
+
+/// Sends a request and takes the answer. `head` is room for what is kept of it. The body is dropped as it comes, in room that all callers of
+/// a thread share: a caller that kept it would take from the servers what they are measured by.
+async fn call(stream: &mut TcpStream, request: &[u8], head: &mut Vec<u8>) -> anyhow::Result<Answer> {
     stream.write_all(request).await?;
-    answer.clear();
-    loop {
-        ensure!(answer.len() < answer.capacity(), "an answer is larger than {ANSWER_BYTES_MAX} bytes");
-        if stream.read_buf(answer).await? == 0 {
-            bail!("the connection was closed in the middle of an answer");
+    head.clear();
+    let (mut status, mut bytes, mut expected) = (None, 0, usize::MAX);
+    while bytes < expected {
+        let taken = poll_fn(|context| {
+            ROOM.with_borrow_mut(|room| {
+                let mut room = ReadBuf::new(room);
+                ready!(Pin::new(&mut *stream).poll_read(context, &mut room))?;
+                if status.is_none() {
+                    head.extend(room.filled().iter().take(HEAD_BYTES_MAX - head.len()));
+                }
+                Poll::Ready(io::Result::Ok(room.filled().len()))
+            })
+        })
+        .await?;
+        ensure!(taken > 0, "the connection was closed in the middle of an answer");
+        bytes += taken;
+        if status.is_none()
+            && let Some(end) = head.windows(4).position(|bytes| bytes == b"\r\n\r\n")
+        {
+            let (code, body_length) = understood(std::str::from_utf8(&head[..end])?)?;
+            (status, expected) = (Some(code), end + 4 + body_length);
         }
-        let Some(head_end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
-        let head = std::str::from_utf8(&answer[..head_end])?;
-        let body_length = head
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-            .map_or(Ok(0), |(_, value)| value.trim().parse::<usize>())?;
-        if answer.len() >= head_end + 4 + body_length {
-            let status = head.split(' ').nth(1).context("no status")?;
-            return Ok(status.parse()?);
-        }
+        ensure!(
+            status.is_some() || head.len() < HEAD_BYTES_MAX,
+            "the head of an answer is larger than {HEAD_BYTES_MAX} bytes"
+        );
     }
+    Ok(Answer { status: status.context("no head")?, bytes })
+}
+
+/// The status and the length of the body.
+fn understood(head: &str) -> anyhow::Result<(u16, usize)> {
+    let body_length = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .map_or(Ok(0), |(_, value)| value.trim().parse())?;
+    Ok((head.split(' ').nth(1).context("no status")?.parse()?, body_length))
 }
 
 /// A whole request with a JSON body, as Go's client writes it; on a connection that is kept, as a proxy before it passes it on.

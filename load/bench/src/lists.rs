@@ -84,6 +84,12 @@ async fn measured(subject: &Subject, path: &str, etag: Option<&str>) -> anyhow::
     Ok(Cost { p50_us, p99_us, cpu_us, yardsticks, answer_bytes })
 }
 
+/// What the answer costs that `path` is as it was.
+async fn unchanged_since(subject: &Subject, path: &str) -> anyhow::Result<Cost> {
+    let etag = subject.etag(path).await?;
+    measured(subject, path, Some(&etag)).await
+}
+
 fn row(what: &str, cost: &Cost) {
     let Cost { p50_us, p99_us, cpu_us, yardsticks, answer_bytes } = cost;
     println!("| {what} | {p50_us:.0} | {p99_us:.0} | {cpu_us:.1} | {yardsticks:.2} | {answer_bytes} |");
@@ -111,9 +117,12 @@ pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()
     let id = listed["items"][0]["id"].as_str().context("a stream is listed")?.to_owned();
     let page = measured(subject, "/v1/streams?limit=100", None).await?;
     row("a page of 100, 10,000 on air", &page);
-    let etag = subject.etag("/v1/streams?limit=100").await?;
-    let unchanged = measured(subject, "/v1/streams?limit=100", Some(&etag)).await?;
+    let unchanged = unchanged_since(subject, "/v1/streams?limit=100").await?;
     row("the same, unchanged (304)", &unchanged);
+    let largest = measured(subject, "/v1/streams?limit=1000", None).await?;
+    row("a page of 1,000, 10,000 on air", &largest);
+    let largest_unchanged = unchanged_since(subject, "/v1/streams?limit=1000").await?;
+    row("the same, unchanged (304)", &largest_unchanged);
     let details = measured(subject, &format!("/v1/streams/{id}"), None).await?;
     row("details of one", &details);
 
@@ -137,8 +146,10 @@ pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()
 
     let many_to_few = 2.0 * with_all.yardsticks / (with_ten.yardsticks + with_ten_again.yardsticks);
     let saved = page.answer_bytes / unchanged.answer_bytes;
+    let largest_saved = largest.yardsticks / largest_unchanged.yardsticks;
     println!(
-        "\ncost with 10,000 on air / with 10: {many_to_few:.2}; page / 304: {:.1} in CPU, {saved} in bytes; details / page: {:.2}",
+        "\ncost with 10,000 on air / with 10: {many_to_few:.2}; page of 100 / its 304: {:.1} in CPU, {saved} in bytes; page of 1,000 / its 304: \
+         {largest_saved:.1} in CPU; details / page of 100: {:.2}",
         page.yardsticks / unchanged.yardsticks,
         details.yardsticks / page.yardsticks,
     );
