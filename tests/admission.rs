@@ -2,7 +2,6 @@
 
 mod support;
 
-
 use onair::{config::ConfigSecret, domain::Timestamp, nodes::credentials::NodeCredentials};
 use serde_json::{Value, json};
 use support::{

@@ -2,15 +2,9 @@
 
 mod support;
 
-
 use onair::domain::{Attempt, Timestamp};
 use serde_json::{Value, json};
-use support::{
-    bench::Bench,
-    mediamtx::PublishRequest,
-    stack::TestKey,
-    stores::until,
-};
+use support::{bench::Bench, mediamtx::PublishRequest, stack::TestKey, stores::until};
 
 impl Bench {
     async fn of_path(&self, path: &str) -> Vec<Value> {

@@ -2,7 +2,6 @@
 
 mod support;
 
-
 use serde_json::json;
 use support::{
     mediamtx::{ApiAuth, MediaMtx},

@@ -3,7 +3,6 @@
 
 mod support;
 
-
 use serde_json::{Value, json};
 use support::{
     bench::Bench,

@@ -4,7 +4,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use onair::{
+    domain::{EndReason, SourceId},
+    redis::{Afterwards, EndRequest, Ending, Holder},
+};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use support::{
     bench::Bench,
     measured::{RIGHT_WITHIN, soon, sources_on, within},
@@ -388,5 +393,33 @@ async fn an_older_node_is_understood_by_its_older_names() {
     publisher.disconnect();
     bench.replica.off_air_soon("older node", &key.path).await;
     assert_eq!(bench.replica.end_reason(&stream).await, "lost");
+    bench.replica.stop().await;
+}
+
+/// The cause: the history was asked whether a source that nobody holds had been admitted, while the end of its stream was still on its way
+/// there. The stream came back, held by Redis and ended by the history, and nothing ever made the two agree.
+#[tokio::test]
+async fn a_source_whose_end_the_history_has_not_heard_of_is_kicked_and_its_stream_does_not_come_back() {
+    let bench = Bench::start().await;
+    let (key, publisher, stream) = bench.live_and_polled("live/ada").await;
+    let (redis, postgres) = (&bench.replica.app.redis, &bench.stack.config.postgres.url);
+    until("the history has it", async || redis.events_backlog().await == Ok(0)).await;
+    let mut connection = PgConnection::connect(postgres.reveal()).await.unwrap();
+    let mut holder = connection.begin().await.unwrap();
+    // It can be read, and nothing is written to it.
+    sqlx::query("LOCK TABLE streams IN SHARE MODE").execute(&mut *holder).await.unwrap();
+    let (path, node) = (key.path.parse().unwrap(), "edge-1".parse().unwrap());
+    let request = EndRequest {
+        path: &path,
+        holder: Holder::Source(SourceId(publisher.id()), &node),
+        reason: EndReason::NodeRemoved,
+        afterwards: Afterwards::Gone,
+        progress: None,
+    };
+    assert!(matches!(redis.end(&request).await, Ok(Ending::Ended(_))));
+    soon("ended for us, and still on its node: kicked", async || !publisher.is_connected()).await;
+    assert!(bench.replica.stream_on(&key.path).await.is_none());
+    holder.rollback().await.unwrap();
+    assert_eq!(bench.replica.end_reason(&stream).await, "node_removed");
     bench.replica.stop().await;
 }

@@ -174,6 +174,9 @@ async fn every_kind_of_difference_is_named_and_mended() {
     let mut last = String::new();
     within(Duration::from_secs(90), "all agree again", async || {
         let (code, said) = onair(&stack, "verify").await;
+        if said != last {
+            say(&said);
+        }
         last = said;
         code == Some(0)
     })
