@@ -29,6 +29,9 @@ const MANY_TO_FEW_MAX: f64 = 1.25;
 /// How many times as many bytes a page of a hundred has, at the least, as the answer that it is unchanged.
 const UNCHANGED_SAVES_MIN: usize = 3;
 
+/// How many times the processor time of the answer that it is unchanged the largest page has, at the least.
+const LARGEST_UNCHANGED_SAVES_MIN: f64 = 3.0;
+
 /// Streams that are on air.
 type OnAir = Vec<(String, Uuid)>;
 
@@ -155,6 +158,7 @@ pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()
     );
     ensure!(many_to_few <= MANY_TO_FEW_MAX, "a page costs more where more is on air");
     ensure!(saved >= UNCHANGED_SAVES_MIN, "an unchanged list costs the network too much");
+    ensure!(largest_saved >= LARGEST_UNCHANGED_SAVES_MIN, "an unchanged list costs the processor too much");
     Ok(())
 }
 
