@@ -192,7 +192,7 @@ async fn lose_memory(loss: Loss) {
     let all_held: Vec<TestKey> = held.iter().chain(&coming).cloned().collect();
     let at_held_paths = Hammer::start(&bench.both(), "edge-1", &all_held);
     let with_dead_keys = Hammer::start(&bench.both(), "edge-2", &dead);
-    let lost = Stopwatch::start();
+    let since_the_loss = Stopwatch::start();
     match loss {
         Loss::FlushAll => raw_redis::forget_everything(&bench.stack.redis).await,
         Loss::Restart => bench.stack.redis.restart().await.unwrap(),
@@ -207,7 +207,7 @@ async fn lose_memory(loss: Loss) {
     publishers.extend(newcomer);
     let passed = traffic.stop().await;
     soon(&format!("{loss:?}: the list is right"), async || bench.list_is_right().await).await;
-    let took = lost.elapsed();
+    let took = since_the_loss.elapsed();
     tell(&format!("{loss:?}: all of that, from the loss on"), took, RIGHT_WITHIN);
     assert!(took < RIGHT_WITHIN, "{took:?}");
 

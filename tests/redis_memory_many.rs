@@ -101,14 +101,14 @@ async fn ten_thousand_streams_survive_a_redis_that_is_emptied() {
 
     let held: Vec<TestKey> = keys.iter().map(|(key, _)| key.clone()).step_by(STREAMS / HAMMERED).collect();
     let at_held_paths = Hammer::start(&[&replica], "edge-0", &held);
-    let lost = Stopwatch::start();
+    let since_the_loss = Stopwatch::start();
     raw_redis::forget_everything(&stack.redis).await;
     within(BACK_WITHIN, "10,000 streams, emptied: a newcomer gets in", async || {
         knock(&replica.url(), "edge-0", &newcomer).await.0 == 204
     })
     .await;
     within(BACK_WITHIN, "10,000 streams, emptied: the list is right", is_right).await;
-    let right_after = lost.elapsed();
+    let right_after = since_the_loss.elapsed();
     assert!(right_after < BACK_WITHIN, "{right_after:?}");
 
     // What a poller would find wrong, it finds within a few polls.
