@@ -63,7 +63,7 @@ async fn every_scenario_keeps_its_contract_and_leaves_nothing_behind() {
     let stack = Stack::start().await;
     let replica = stack.replica().await;
     let data = data_directory(&replica.url(), API_SECRET);
-    let arguments = ["--seconds", "3", "--scale", "0.5", "--latency-factor", "20", "all"];
+    let arguments = ["--seconds", "3", "--scale", "0.25", "--latency-factor", "40", "all"];
     let output = run(data.path(), &arguments).await;
     assert!(output.status.success(), "{}", said(&output));
     for scenario in files::stems("load", ".js") {

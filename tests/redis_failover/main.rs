@@ -25,7 +25,7 @@ use support::{
     redis_sentinels::{RedisSentinels, SentinelOptions},
     service::Service,
     stack::Stack,
-    stores::{redis_at, until},
+    stores::{AGREED_WITHIN, redis_at, until, until_within},
     test_redis::TestRedis,
 };
 use tokio::task::JoinSet;
@@ -93,9 +93,15 @@ impl World {
         }
         let died_at = Instant::now();
         self.stack.redis.server_mut(victim).kill().await.expect("it ends");
-        until("a replica has taken its place", async || !self.stack.redis.masters().await.contains(&victim)).await;
+        until_within(AGREED_WITHIN, "a replica has taken its place", async || {
+            !self.stack.redis.masters().await.contains(&victim)
+        })
+        .await;
         let taken_over_at = Instant::now();
-        until("everybody is served again", async || self.ledger.served_since(taken_over_at, &affected)).await;
+        until_within(AGREED_WITHIN, "everybody is served again", async || {
+            self.ledger.served_since(taken_over_at, &affected)
+        })
+        .await;
         let settled_at = Instant::now() + SETTLED_AFTER;
         self.failovers.push(Failover { affected, died_at, taken_over_at, settled_at });
         tokio::time::sleep(SETTLED_AFTER).await;

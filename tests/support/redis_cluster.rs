@@ -5,7 +5,10 @@ use futures_util::future::{join_all, try_join_all};
 use onair::dev::servers::{Membership, Persistence, PrivateRedis, RedisOptions, RedisRole, free_port};
 use uuid::Uuid;
 
-use super::{raw_redis, stores::until};
+use super::{
+    raw_redis,
+    stores::{AGREED_WITHIN, until_within},
+};
 
 const SLOTS: usize = 16_384;
 /// The first servers are the masters, and those behind them their replicas in the same order.
@@ -62,7 +65,7 @@ impl RedisCluster {
             let (port, bus_port) = (other.port().expect("it has one"), bus_port(other).await);
             say(first, &["CLUSTER", "MEET", "127.0.0.1", &port.to_string(), &bus_port.to_string()]).await;
         }
-        until("the cluster has formed", async || {
+        until_within(AGREED_WITHIN, "the cluster has formed", async || {
             let states = join_all(self.servers.iter().map(cluster_info)).await;
             let known = format!("cluster_known_nodes:{}", self.servers.len());
             states.iter().all(|info| info.contains("cluster_state:ok") && info.lines().any(|line| line.trim() == known))
@@ -77,7 +80,7 @@ impl RedisCluster {
         }
         for (number, replica) in replicas.iter().enumerate() {
             let master: String = raw_redis::command(&self.servers[number % MASTERS], &["CLUSTER", "MYID"]).await;
-            until("a replica knows its master", async || {
+            until_within(AGREED_WITHIN, "a replica knows its master", async || {
                 raw_redis::try_command::<String>(replica, &["CLUSTER", "REPLICATE", &master]).await.is_ok()
             })
             .await;
@@ -87,7 +90,7 @@ impl RedisCluster {
 
     /// Waits until these replicas have everything that their masters have.
     async fn until_replicated(&self, replicas: &[&PrivateRedis]) {
-        until("the replicas have caught up", async || {
+        until_within(AGREED_WITHIN, "the replicas have caught up", async || {
             let report = |&replica| raw_redis::try_command::<String>(replica, &["INFO", "replication"]);
             let reports = join_all(replicas.iter().map(report)).await;
             reports.iter().all(|report| report.as_ref().is_ok_and(|text| text.contains("master_link_status:up")))
@@ -137,7 +140,7 @@ impl RedisCluster {
     /// Waits until every server that runs says that this one is the master of nothing.
     pub async fn until_replaced(&self, server: usize) {
         let port = i64::from(self.servers[server].port().expect("it has one"));
-        until("all servers know that it was replaced", async || {
+        until_within(AGREED_WITHIN, "all servers know that it was replaced", async || {
             let running = self.servers.iter().filter(|server| server.pid().is_some());
             let maps = join_all(running.map(|server| raw_redis::try_command::<Value>(server, &["CLUSTER", "SLOTS"])));
             maps.await.into_iter().flatten().flat_map(rows).all(|(_, _, master)| master != port)
@@ -152,7 +155,7 @@ impl RedisCluster {
     /// Waits until every server that runs calls the cluster whole, and all replicas have caught up.
     pub async fn until_whole(&self) {
         let running: Vec<&PrivateRedis> = self.servers.iter().filter(|server| server.pid().is_some()).collect();
-        until("the cluster is whole", async || {
+        until_within(AGREED_WITHIN, "the cluster is whole", async || {
             let states = join_all(running.iter().map(|server| cluster_info(server))).await;
             states.iter().all(|info| info.contains("cluster_state:ok") && info.contains("cluster_slots_fail:0"))
         })

@@ -4,7 +4,10 @@ use futures_util::future::join_all;
 use onair::dev::servers::{Membership, Persistence, PrivateRedis, RedisOptions, RedisRole};
 use uuid::Uuid;
 
-use super::{raw_redis, stores::until};
+use super::{
+    raw_redis,
+    stores::{AGREED_WITHIN, until_within},
+};
 
 const SENTINELS: usize = 3;
 const QUORUM: usize = 2;
@@ -63,7 +66,7 @@ impl RedisSentinels {
     pub async fn until_whole(&self) {
         let replicas = self.stores.iter().filter(|store| store.pid().is_some()).count() - 1;
         let expected = [format!("slaves={replicas},sentinels={SENTINELS}"), "status=ok".to_owned()];
-        until("the sentinels know one another", async || {
+        until_within(AGREED_WITHIN, "the sentinels know one another", async || {
             let reports = join_all(
                 self.sentinels.iter().map(|sentinel| raw_redis::try_command::<String>(sentinel, &["INFO", "sentinel"])),
             )
@@ -72,7 +75,7 @@ impl RedisSentinels {
                 == SENTINELS
         })
         .await;
-        until("the replicas have caught up", async || {
+        until_within(AGREED_WITHIN, "the replicas have caught up", async || {
             let reports = join_all(
                 self.stores.iter().map(|store| raw_redis::try_command::<String>(store, &["INFO", "replication"])),
             )
@@ -118,7 +121,7 @@ impl RedisSentinels {
     pub async fn until_replaced(&self, store: usize) {
         let port = self.stores[store].port().expect("it has one").to_string();
         let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE];
-        until("all sentinels know that it was replaced", async || {
+        until_within(AGREED_WITHIN, "all sentinels know that it was replaced", async || {
             let asking = self.sentinels.iter().map(|one| raw_redis::try_command::<Vec<String>>(one, &words));
             join_all(asking).await.iter().all(|address| address.as_ref().is_ok_and(|address| address[1] != port))
         })

@@ -1,6 +1,9 @@
 //! Real stores for tests: one PostgreSQL for a test binary with a database for each test, and a Redis for each test.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use onair::{
     config::{ConfigSecret, PostgresConfig, RedisConfig},
@@ -67,12 +70,20 @@ pub fn label(text: &str) -> Label {
     text.parse().expect("a label")
 }
 
+/// How long the servers of a cluster, or sentinels, may take to agree among themselves. Sentinels look at a store that has come back every ten
+/// seconds, and make it a replica only when it has called itself a master for eight.
+pub const AGREED_WITHIN: Duration = Duration::from_secs(60);
+
 /// Waits until something is so. Fails with its name when it does not come about.
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let limit = std::time::Duration::from_secs(20);
+pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    until_within(Duration::from_secs(20), what, condition).await;
+}
+
+/// As [`until`], for what others take their time for.
+pub async fn until_within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let asking = async {
         while !condition().await {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     assert!(tokio::time::timeout(limit, asking).await.is_ok(), "waited in vain until {what}");
