@@ -119,15 +119,13 @@ async fn histogram(api: &ApiClient, name: &str) -> (f64, f64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_nodes_with_ten_thousand_streams_are_watched_by_one_replica() {
-    let stack = Stack::start().await;
+    let stack = Stack::start_with(|config| {
+        // A machine that is busy with something else is no reason to give Redis up.
+        (config.redis.command_timeout_ms, config.admission.deadline_ms) = (5_000, 9_000);
+    })
+    .await;
     let fleet = ManyNodes::start(NODES, STREAMS).await;
-    // A machine that is busy with something else is no reason to give Redis up.
-    let variables = [
-        ("ONAIR_REDIS_COMMAND_TIMEOUT_MS", "5000"),
-        ("ONAIR_ADMISSION_DEADLINE_MS", "9000"),
-        ("ONAIR_LOG_FILTER", "warn,onair::cli=info"),
-    ];
-    let service = Service::start(&stack.config, &variables).await;
+    let service = Service::start(&stack.config, &[("ONAIR_LOG_FILTER", "warn,onair::cli=info")]).await;
     fleet.ask(service.address);
     let api = ApiClient::connect(&service.url(), API_SECRET).await;
     stores::until("it is ready", async || api.anonymous().get("/readyz").await.status == 200).await;

@@ -83,15 +83,21 @@ async fn after_everything_that_can_go_wrong_what_is_listed_is_what_the_nodes_hav
     world.assert_no_violation();
 }
 
+/// Waits for what has to be right soon, and says what differs where it does not become so.
+async fn right_soon(world: &World, what: &str, mut is_right: impl AsyncFnMut() -> bool) {
+    let watch = Stopwatch::start();
+    while !is_right().await {
+        assert!(watch.elapsed() < RIGHT_WITHIN, "{what}: {}", world.differences().await.join("\n"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tell(what, watch.elapsed(), RIGHT_WITHIN);
+}
+
 /// Nothing is done for a moment: what is listed becomes what the nodes have, and Redis holds nothing else.
 async fn quiet_point(world: &World, number: u32) {
     let quiet = world.quiet().await;
-    let watch = Stopwatch::start();
-    while !(world.is_right().await && world.owed_kicks().await == 0) {
-        assert!(watch.elapsed() < RIGHT_WITHIN, "quiet point {number}: {}", world.differences().await.join("\n"));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    tell(&format!("quiet point {number}: the list is what the nodes have"), watch.elapsed(), RIGHT_WITHIN);
+    let what = format!("quiet point {number}: the list is what the nodes have");
+    right_soon(world, &what, async || world.is_right().await && world.owed_kicks().await == 0).await;
     until("Redis holds what is listed and nothing else", async || {
         let listed = world.listed_paths().await;
         let slots = keys(world, "onair:{*}:slot:*").await;
@@ -120,12 +126,10 @@ async fn members(world: &World, name: &str) -> Vec<String> {
 
 /// All have left: nothing is listed, nothing is owed, Redis holds nothing of it, and the history has one end of each.
 async fn everybody_has_left(world: &World) {
-    let watch = Stopwatch::start();
-    while !(world.is_right().await && world.listed_paths().await.is_empty() && world.owed_kicks().await == 0) {
-        assert!(watch.elapsed() < RIGHT_WITHIN, "at the end: {}", world.differences().await.join("\n"));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    tell("everybody has left: nothing is listed, nothing is owed", watch.elapsed(), RIGHT_WITHIN);
+    right_soon(world, "everybody has left: nothing is listed, nothing is owed", async || {
+        world.is_right().await && world.listed_paths().await.is_empty() && world.owed_kicks().await == 0
+    })
+    .await;
     for pattern in ["onair:{*}:slot:*", "onair:{*}:live", "onair:{*}:deadlines", "onair:{*}:kicks", "onair:progress:*"]
     {
         until(&format!("nothing is left of {pattern}"), async || keys(world, pattern).await.is_empty()).await;

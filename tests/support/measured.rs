@@ -8,6 +8,7 @@ use super::{
     mediamtx::{MediaMtx, PublishRequest},
     stack::{Replica, TestKey},
     stopwatch::Stopwatch,
+    stores::is_so,
     test_redis,
     waiting::id_of,
 };
@@ -15,17 +16,10 @@ use super::{
 /// The promise: right about what is on air within this, whatever happens on MediaMTX's side.
 pub const RIGHT_WITHIN: Duration = Duration::from_secs(5);
 
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
 /// Waits until something is so, at most for `limit` of a machine that runs and has one test at a time (see [`test_redis::crowd`]), and
 /// tells how long that took.
-pub async fn within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+pub async fn within(limit: Duration, what: &str, condition: impl AsyncFnMut() -> bool) -> Duration {
     let (watch, limit) = (Stopwatch::start(), limit * test_redis::crowd());
-    let asking = async {
-        while !condition().await {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
     let overdue = async {
         while watch.elapsed() < limit {
             tokio::time::sleep(limit.saturating_sub(watch.elapsed())).await;
@@ -33,7 +27,7 @@ pub async fn within(limit: Duration, what: &str, mut condition: impl AsyncFnMut(
     };
     let came_about = tokio::select! {
         biased;
-        () = asking => true,
+        () = is_so(condition) => true,
         () = overdue => false,
     };
     assert!(came_about, "not so within {limit:?}: {what}");

@@ -80,11 +80,13 @@ pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
 }
 
 /// As [`until`], for what others take their time for.
-pub async fn until_within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let asking = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(limit, asking).await.is_ok(), "waited in vain until {what}");
+pub async fn until_within(limit: Duration, what: &str, condition: impl AsyncFnMut() -> bool) {
+    assert!(tokio::time::timeout(limit, is_so(condition)).await.is_ok(), "waited in vain until {what}");
+}
+
+/// Waits until something is so, however long that takes.
+pub async fn is_so(mut condition: impl AsyncFnMut() -> bool) {
+    while !condition().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
