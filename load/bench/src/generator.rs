@@ -39,10 +39,20 @@ pub enum Connections {
     Kept,
 }
 
+/// How calls are made.
+#[derive(Clone, Copy)]
+struct Plan {
+    callers: usize,
+    connections: Connections,
+    /// The time from one call to the next, whatever the answers take; zero: whoever has its answer calls again.
+    every: Duration,
+    expected_status: u16,
+}
+
 /// What a round of calls took.
 #[derive(Default)]
 pub struct Round {
-    /// Each call's time, sorted.
+    /// Each call's time, sorted: from when it was due, where calls arrive at a rate of their own.
     pub latencies: Vec<Duration>,
     /// From the first call to the last answer.
     pub took: Duration,
@@ -73,7 +83,7 @@ impl Round {
     }
 }
 
-/// Sends every request once, from `callers` at a time.
+/// Sends every request once, from `callers` at a time that never pause.
 pub async fn play(
     address: SocketAddr,
     requests: Arc<Vec<Vec<u8>>>,
@@ -81,11 +91,26 @@ pub async fn play(
     connections: Connections,
     expected_status: u16,
 ) -> anyhow::Result<Round> {
+    run(address, requests, Plan { callers, connections, every: Duration::ZERO, expected_status }).await
+}
+
+/// Sends every request once, at a constant rate that the answers do not slow down, on connections that are kept.
+pub async fn pace(
+    address: SocketAddr,
+    requests: Arc<Vec<Vec<u8>>>,
+    callers: usize,
+    every: Duration,
+    expected_status: u16,
+) -> anyhow::Result<Round> {
+    run(address, requests, Plan { callers, connections: Connections::Kept, every, expected_status }).await
+}
+
+async fn run(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) -> anyhow::Result<Round> {
     let next = Arc::new(AtomicUsize::new(0));
     let began = Instant::now();
     let mut calling = JoinSet::new();
-    for _ in 0..callers {
-        calling.spawn(caller(address, Arc::clone(&requests), Arc::clone(&next), connections, expected_status));
+    for _ in 0..plan.callers {
+        calling.spawn(caller(address, Arc::clone(&requests), Arc::clone(&next), began, plan));
     }
     let mut round = Round::default();
     while let Some(caller) = calling.join_next().await {
@@ -103,27 +128,34 @@ async fn caller(
     address: SocketAddr,
     requests: Arc<Vec<Vec<u8>>>,
     next: Arc<AtomicUsize>,
-    connections: Connections,
-    expected_status: u16,
+    round_began: Instant,
+    plan: Plan,
 ) -> anyhow::Result<Round> {
     let mut kept = None;
     let mut head = Vec::new();
     let mut called = Round::default();
-    while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let began = Instant::now();
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let Some(request) = requests.get(number) else { return Ok(called) };
+        let began = if plan.every.is_zero() {
+            Instant::now()
+        } else {
+            let due = round_began + plan.every * u32::try_from(number)?;
+            tokio::time::sleep_until(due.into()).await;
+            due
+        };
         let mut stream = match kept.take() {
             Some(stream) => stream,
             None => connect(address).await?,
         };
         let answer = call(&mut stream, request, &mut head).await?;
         called.latencies.push(began.elapsed());
-        called.unexpected += usize::from(answer.status != expected_status);
+        called.unexpected += usize::from(answer.status != plan.expected_status);
         called.answer_bytes = called.answer_bytes.max(answer.bytes);
-        if connections == Connections::Kept {
+        if plan.connections == Connections::Kept {
             kept = Some(stream);
         }
     }
-    Ok(called)
 }
 
 async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
@@ -196,8 +228,8 @@ pub fn post(path: &str, authorization: Option<&str>, body: &serde_json::Value, c
     .into_bytes()
 }
 
-/// A whole request without a body.
-pub fn get(path: &str, authorization: &str, etag: Option<&str>) -> Vec<u8> {
-    let etag = etag.map_or_else(String::new, |value| format!("If-None-Match: {value}\r\n"));
-    format!("GET {path} HTTP/1.1\r\nHost: onair\r\nAuthorization: {authorization}\r\n{etag}\r\n").into_bytes()
+/// A whole request without a body. `header` is one more line of its head, or empty.
+pub fn get(path: &str, authorization: &str, header: &str) -> Vec<u8> {
+    let end = if header.is_empty() { "" } else { "\r\n" };
+    format!("GET {path} HTTP/1.1\r\nHost: onair\r\nAuthorization: {authorization}\r\n{header}{end}\r\n").into_bytes()
 }

@@ -17,9 +17,21 @@ pub struct Turns {
     /// Processor time of a call, in microseconds: the server's, and that of the stores.
     server_us: Vec<f64>,
     stores_us: Vec<f64>,
+    /// Calls that were answered otherwise than they should be.
+    unexpected: usize,
 }
 
 impl Turns {
+    /// Takes note of calls that were answered otherwise than they should be.
+    pub fn add_unexpected(&mut self, calls: usize) {
+        self.unexpected += calls;
+    }
+
+    /// How many those were.
+    pub fn unexpected(&self) -> usize {
+        self.unexpected
+    }
+
     /// Adds a turn, during which so much processor time was used.
     pub fn add(&mut self, round: &Round, used: &Cpu, server: Server) {
         #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
@@ -56,9 +68,9 @@ impl Whole {
 pub fn table() {
     println!(
         "\n| what | calls at once | connections | floor p50 us | Onair p50 us | p50 ratio | p99 ratio | throughput ratio (spread) | \
-         CPU us of a call: floor + stores | Onair + stores |"
+         CPU us of a call: floor + stores | Onair + stores | answered otherwise: floor, Onair |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
 }
 
 /// A line of the table: ratios are medians over the turns, each turn's of one server to the same turn's of the other.
@@ -70,7 +82,7 @@ pub fn report(what: &str, load: Load, floor: &Turns, onair: &Turns) {
     };
     let throughput = ratios(&onair.throughput, &floor.throughput);
     println!(
-        "| {what} | {} | {} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} ({:.2}-{:.2}) | {:.0} + {:.0} | {:.0} + {:.0} |",
+        "| {what} | {} | {} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} ({:.2}-{:.2}) | {:.0} + {:.0} | {:.0} + {:.0} | {}, {} |",
         load.callers,
         if load.connections == Connections::Fresh { "fresh" } else { "kept" },
         median(&floor.p50_us),
@@ -84,6 +96,8 @@ pub fn report(what: &str, load: Load, floor: &Turns, onair: &Turns) {
         median(&floor.stores_us),
         median(&onair.server_us),
         median(&onair.stores_us),
+        floor.unexpected,
+        onair.unexpected,
     );
 }
 
