@@ -13,7 +13,7 @@ use crate::{
     metrics,
     postgres::{KeyWithOwner, OpenPosition, Postgres, StreamRecord},
     redis::{
-        Holding, KeyInPlace, KeyProjection, LastWord, Redis, RedisError, RememberedBy, Restore, Restored, SameRevision,
+        Holding, KeyInPlace, KeyProjection, LastWords, Redis, RedisError, RememberedBy, Restore, Restored, SameRevision,
     },
 };
 
@@ -35,6 +35,8 @@ pub struct RestoreReport {
     pub written_off: u64,
     /// Redis had them.
     pub held: u64,
+    /// They have ended, which waits in the log: they stay where they are.
+    pub ending: u64,
     /// The keys of those that Redis had not: it has them as Postgres says.
     pub keys: HashSet<KeyId>,
 }
@@ -45,6 +47,7 @@ impl std::ops::AddAssign for RestoreReport {
         self.ended += other.ended;
         self.written_off += other.written_off;
         self.held += other.held;
+        self.ending += other.ending;
         self.keys.extend(other.keys);
     }
 }
@@ -81,19 +84,28 @@ impl Restorer {
 
     /// Puts streams back, as many at a time as harms nobody.
     ///
+    /// `last_words` were read from the logs of their partitions before: a stream whose end waits there is open by the history, and
+    /// must not come back. An end that was written until then is found in the history, which is asked once more.
+    ///
     /// # Errors
     /// Where a store gives no answer. Some may be back; it may be done again.
-    pub async fn restore(&self, streams: &[Stream], by: RememberedBy) -> Result<RestoreReport, RebuildError> {
-        let batches: Vec<_> = streams.chunks(usize::from(BATCH)).map(|batch| self.restore_batch(batch, by)).collect();
+    pub async fn restore(
+        &self,
+        streams: &[Stream],
+        last_words: &LastWords,
+        by: RememberedBy,
+    ) -> Result<RestoreReport, RebuildError> {
+        let open: Vec<&Stream> = streams.iter().filter(|stream| !last_words.tell_end_of(stream.id)).collect();
+        let batches: Vec<_> = open.chunks(usize::from(BATCH)).map(|batch| self.restore_batch(batch, by)).collect();
         let mut batches = stream::iter(batches).buffered(BATCHES_AT_ONCE);
-        let mut report = RestoreReport::default();
+        let mut report = RestoreReport { ending: (streams.len() - open.len()) as u64, ..RestoreReport::default() };
         while let Some(batch) = batches.next().await {
             report += batch?;
         }
         Ok(report)
     }
 
-    async fn restore_batch(&self, streams: &[Stream], by: RememberedBy) -> Result<RestoreReport, RebuildError> {
+    async fn restore_batch(&self, streams: &[&Stream], by: RememberedBy) -> Result<RestoreReport, RebuildError> {
         let mut report = RestoreReport::default();
         let paths: Vec<StreamPath> = streams.iter().map(|stream| stream.path.clone()).collect();
         let holdings = self.redis.holdings(&paths).await?;
@@ -103,7 +115,7 @@ impl Restorer {
         let missing: Vec<&Stream> = streams
             .iter()
             .zip(&holdings)
-            .filter_map(|(stream, holding)| (!is_there(stream, holding)).then_some(stream))
+            .filter_map(|(&stream, holding)| (!is_there(stream, holding)).then_some(stream))
             .collect();
         report.held += (streams.len() - missing.len()) as u64;
         if missing.is_empty() {
@@ -230,13 +242,11 @@ fn note_end(stream: &Stream, reason: EndReason) {
 impl Rebuild {
     /// Puts back every open stream of closed partitions that the history knows.
     pub(super) async fn bring_back_streams(&self, partitions: &[Partition]) -> Result<RestoreReport, RebuildError> {
-        let in_log = self.redis.in_log(partitions).await?;
+        let last_words = self.redis.last_words(partitions).await?;
         let (mut report, mut pages) = (RestoreReport::default(), self.open_streams());
         while let Some(mut streams) = pages.next().await? {
-            streams.retain(|stream| {
-                partitions.contains(&stream.path.partition()) && in_log.get(&stream.id) != Some(&LastWord::Ended)
-            });
-            report += self.restorer.restore(&streams, RememberedBy::History).await?;
+            streams.retain(|stream| partitions.contains(&stream.path.partition()));
+            report += self.restorer.restore(&streams, &last_words, RememberedBy::History).await?;
         }
         Ok(report)
     }

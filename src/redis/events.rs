@@ -71,13 +71,25 @@ impl Event {
     }
 }
 
-/// What the log says of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LastWord {
-    /// It has not ended.
-    Open,
-    /// It has ended.
-    Ended,
+/// What the event logs of some partitions still say about streams, which the history does not know yet.
+#[derive(Debug, Default)]
+pub struct LastWords {
+    /// Whether the last one about a stream is that it has ended.
+    has_ended: HashMap<StreamId, bool>,
+}
+
+impl LastWords {
+    /// Whether there is one about a stream.
+    #[must_use]
+    pub fn tell_of(&self, stream: StreamId) -> bool {
+        self.has_ended.contains_key(&stream)
+    }
+
+    /// Whether they say that a stream has ended.
+    #[must_use]
+    pub fn tell_end_of(&self, stream: StreamId) -> bool {
+        self.has_ended.get(&stream).copied().unwrap_or_default()
+    }
 }
 
 /// What a partition's log holds at its old end.
@@ -282,13 +294,12 @@ impl Redis {
         Ok(None)
     }
 
-    /// The streams whose last word waits in the logs of some partitions, also among what is set aside, and whether it is that
-    /// they have ended: the history does not know it yet.
+    /// What waits in the logs of some partitions, also among what is set aside.
     ///
     /// # Errors
     /// Where Redis gives no answer.
-    pub async fn in_log(&self, partitions: &[Partition]) -> Result<HashMap<StreamId, LastWord>, RedisError> {
-        let mut words = HashMap::new();
+    pub async fn last_words(&self, partitions: &[Partition]) -> Result<LastWords, RedisError> {
+        let mut words = LastWords::default();
         let logs = partitions.iter().flat_map(|one| [keys::events(*one), keys::set_aside(*one)]);
         let mut unread: Vec<(String, String)> = logs.map(|log| (log, "-".to_owned())).collect();
         while !unread.is_empty() {
@@ -309,8 +320,7 @@ impl Redis {
                 for (_, fields) in page {
                     let Some(id) = fields.get("id").and_then(|id| id.parse::<StreamId>().ok()) else { continue };
                     let has_ended = fields.get("event").is_some_and(|kind| kind == EventKind::Ended.as_str());
-                    let word = words.entry(id).or_insert(LastWord::Open);
-                    *word = if has_ended { LastWord::Ended } else { *word };
+                    *words.has_ended.entry(id).or_default() |= has_ended;
                 }
             }
             unread = rest;

@@ -50,7 +50,7 @@ use tokio::sync::Notify;
 use self::{connection::Connection, resharding::Told, rush::Rush, servers::Servers};
 use crate::{config::RedisConfig, domain::Partition, lifecycle::Tasks};
 
-pub use events::{Event, EventBatch, EventId, EventKind, LastWord};
+pub use events::{Event, EventBatch, EventId, EventKind, LastWords};
 pub use kicks::KickIntent;
 pub use leases::{FencingToken, Lease};
 pub use live::{CHANGES_KEPT, DueStream, PartitionVersions};

@@ -26,14 +26,14 @@ impl Verify {
 
     async fn compare_history(&self, held: &[Stream], findings: &mut Findings) -> Result<(), RebuildError> {
         let partitions: Vec<Partition> = Partition::all().collect();
-        let in_log = self.redis.in_log(&partitions).await?;
+        let last_words = self.redis.last_words(&partitions).await?;
         let mut held: HashMap<StreamId, &Stream> = held.iter().map(|stream| (stream.id, stream)).collect();
         let mut pages = self.rebuild.open_streams();
         while let Some(page) = pages.next().await? {
             for open in page {
                 match held.remove(&open.id) {
                     // What waits in the log is on its way.
-                    _ if in_log.contains_key(&open.id) => {}
+                    _ if last_words.tell_of(open.id) => {}
                     None => findings.differences.push(Difference::StreamNotHeld(Box::new(open))),
                     Some(stream) if stream.revision != open.revision => {
                         let differs = Difference::StreamState(Box::new(stream.clone()), open.revision);
@@ -43,7 +43,7 @@ impl Verify {
                 }
             }
         }
-        for stream in held.into_values().filter(|stream| !in_log.contains_key(&stream.id)) {
+        for stream in held.into_values().filter(|stream| !last_words.tell_of(stream.id)) {
             let stream = Box::new(stream.clone());
             findings.differences.push(match self.postgres.stream(stream.id).await? {
                 Some(row) => Difference::StreamEnded(stream, row.stream.revision),

@@ -14,9 +14,8 @@ use crate::{
         contract::PathItem,
     },
     postgres::StreamRecord,
-    redis::{
-        Afterwards, EndRequest, Ending, Holder, KickIntent, LastWord, Observation, RedisError, RememberedBy, Watcher,
-    },
+    rebuild::{RebuildError, RestoreReport},
+    redis::{Afterwards, EndRequest, Ending, Holder, KickIntent, Observation, RememberedBy, Watcher},
 };
 
 /// How many questions besides are open at once.
@@ -147,10 +146,19 @@ impl Poller {
         }
         let is_open = |open: &StreamRecord| open.stream.source.id == source_id && open.stream.node == self.node.name;
         if let Some(open) = open.filter(is_open) {
-            match self.has_ended_by_the_log(&open.stream).await {
-                Ok(true) => {}
-                Ok(false) => return self.restore(open.stream).await,
-                Err(error) => return report_error(Err(error)),
+            match self.restore(open.stream).await {
+                // It has ended, and its source is still there.
+                Ok(report) if report.ending > 0 => {}
+                Ok(report) if report.restored > 0 => {
+                    let node = &self.node.name;
+                    tracing::warn!(%path, %node, "Redis had lost a stream that is on air: restored from the history");
+                    return;
+                }
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "a stream could not be restored; the next poll finds it again");
+                    return;
+                }
             }
         }
         // Another replica may have put its stream back since, which only that one remembered.
@@ -162,19 +170,10 @@ impl Poller {
         self.send_away(path, source_id, source_type).await;
     }
 
-    /// Whether the end of a stream is on its way to the history, which still thinks it open. An end that was written before this is
-    /// found by the restorer, which asks the history once more.
-    async fn has_ended_by_the_log(&self, stream: &Stream) -> Result<bool, RedisError> {
-        let in_log = self.nodes.inner.redis.in_log(&[stream.path.partition()]).await?;
-        Ok(in_log.get(&stream.id) == Some(&LastWord::Ended))
-    }
-
-    async fn restore(&self, stream: Stream) {
-        let (path, node) = (&stream.path, &self.node.name);
-        tracing::warn!(%path, %node, "Redis had lost a stream that is on air: restored from the history");
-        if let Err(error) = self.nodes.inner.restorer.restore(&[stream], RememberedBy::History).await {
-            tracing::debug!(%error, "a stream could not be restored; the next poll finds it again");
-        }
+    /// Puts back the stream of a source that is on air.
+    async fn restore(&self, stream: Stream) -> Result<RestoreReport, RebuildError> {
+        let last_words = self.nodes.inner.redis.last_words(&[stream.path.partition()]).await?;
+        self.nodes.inner.restorer.restore(&[stream], &last_words, RememberedBy::History).await
     }
 
     async fn send_away(&self, path: &StreamPath, source_id: SourceId, source_type: SourceType) {
