@@ -22,12 +22,14 @@ const CALLS: usize = 10_000;
 /// One stream ends and another begins, so many times a second: a hundred changes.
 const CHURN_PER_SECOND: u32 = 50;
 const TURNS: usize = 9;
-/// How often each of the clients asks where they pause: five thousand calls a second together.
-const CLIENT_PERIOD: Duration = Duration::from_millis(20);
+/// How often each of the clients asks where they pause: two thousand calls a second together.
+const CLIENT_PERIOD: Duration = Duration::from_millis(50);
+/// A round of those: two seconds.
+const PACED_CALLS: usize = 4_000;
 const GZIP: &str = "Accept-Encoding: gzip";
 
-/// The p99 that a page of a hundred may have at that rate, while a hundred changes a second are made. Microseconds.
-const PACED_P99_US_MAX: f64 = 5_000.0;
+/// How many times the p99 of the yardstick a page of a hundred may have at that rate, while a hundred changes a second are made.
+const PACED_P99_YARDSTICKS_MAX: f64 = 3.0;
 
 /// How many times the cost of a page with ten streams on air it may have with ten thousand. The aim is 1.1; a machine that does
 /// something else meanwhile was seen to move it by as much.
@@ -57,7 +59,8 @@ async fn admit(subject: &Subject, from: usize, to: usize) -> anyhow::Result<OnAi
 /// What a round of one request costs the process, in microseconds of CPU for each call. Clients whose `period` is zero never pause.
 async fn cost(subject: &Subject, request: Vec<u8>, period: Duration, status: u16) -> anyhow::Result<(Round, f64)> {
     let before = subject.cpu()?;
-    let requests = Arc::new(vec![request; CALLS]);
+    let calls = if period.is_zero() { CALLS } else { PACED_CALLS };
+    let requests = Arc::new(vec![request; calls]);
     let round = if period.is_zero() {
         generator::play(subject.onair, requests, CLIENTS, Connections::Kept, status).await?
     } else {
@@ -65,7 +68,7 @@ async fn cost(subject: &Subject, request: Vec<u8>, period: Duration, status: u16
     };
     ensure!(round.unexpected == 0, "{} unexpected answers", round.unexpected);
     #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
-    let each_us = before.until(&subject.cpu()?).onair.as_secs_f64() * 1e6 / CALLS as f64;
+    let each_us = before.until(&subject.cpu()?).onair.as_secs_f64() * 1e6 / calls as f64;
     Ok((round, each_us))
 }
 
@@ -78,6 +81,8 @@ struct Cost {
     /// The same in calls of the yardstick: the answer that the process lives, which takes the same way through HTTP, asked in the same
     /// second. What neighbours on the machine do to one of them, they do to both.
     yardsticks: f64,
+    /// The p99 in those of the yardstick.
+    p99_yardsticks: f64,
     answer_bytes: usize,
 }
 
@@ -95,16 +100,18 @@ async fn measured_with(
 ) -> anyhow::Result<Cost> {
     let request = get(path, &subject::api_authorization(), header);
     let yardstick = get("/healthz", &subject::api_authorization(), "");
-    let (mut turns, mut answer_bytes) = ([const { Vec::new() }; 4], 0);
+    let (mut turns, mut answer_bytes) = ([const { Vec::new() }; 5], 0);
     for _ in 0..TURNS {
-        let (_, yardstick_us) = cost(subject, yardstick.clone(), period, 200).await?;
+        let (yardstick_round, yardstick_us) = cost(subject, yardstick.clone(), period, 200).await?;
         let (round, each_us) = cost(subject, request.clone(), period, status).await?;
-        let values = [round.percentile_us(0.5), round.percentile_us(0.99), each_us, each_us / yardstick_us];
+        let p99_us = round.percentile_us(0.99);
+        let p99_yardsticks = p99_us / yardstick_round.percentile_us(0.99);
+        let values = [round.percentile_us(0.5), p99_us, each_us, each_us / yardstick_us, p99_yardsticks];
         turns.iter_mut().zip(values).for_each(|(turn, value)| turn.push(value));
         answer_bytes = round.answer_bytes;
     }
-    let [p50_us, p99_us, cpu_us, yardsticks] = turns.map(|values| crate::turns::median(&values));
-    Ok(Cost { p50_us, p99_us, cpu_us, yardsticks, answer_bytes })
+    let [p50_us, p99_us, cpu_us, yardsticks, p99_yardsticks] = turns.map(|values| crate::turns::median(&values));
+    Ok(Cost { p50_us, p99_us, cpu_us, yardsticks, p99_yardsticks, answer_bytes })
 }
 
 /// What the answer costs that `path` is as it was.
@@ -114,15 +121,19 @@ async fn unchanged_since(subject: &Subject, path: &str) -> anyhow::Result<Cost> 
 }
 
 fn row(what: &str, cost: &Cost) {
-    let Cost { p50_us, p99_us, cpu_us, yardsticks, answer_bytes } = cost;
-    println!("| {what} | {p50_us:.0} | {p99_us:.0} | {cpu_us:.1} | {yardsticks:.2} | {answer_bytes} |");
+    let Cost { p50_us, p99_us, cpu_us, yardsticks, p99_yardsticks, answer_bytes } = cost;
+    println!(
+        "| {what} | {p50_us:.0} | {p99_us:.0} | {p99_yardsticks:.2} | {cpu_us:.1} | {yardsticks:.2} | {answer_bytes} |"
+    );
 }
 
 /// Measures and prints. Fails where ten thousand streams take more memory than `streams_kib_max`, where a page costs more with
 /// many streams on air than with few, and where an unchanged list costs the network too much.
 pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()> {
-    println!("\n| list and details, {CLIENTS} clients | p50 us | p99 us | CPU us a call | in yardsticks | bytes |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "\n| list and details, {CLIENTS} clients | p50 us | p99 us | in yardsticks | CPU us a call | in yardsticks | bytes |"
+    );
+    println!("|---|---|---|---|---|---|---|");
 
     let mut on_air = admit(subject, 0, 10).await?;
     let with_ten = measured(subject, "/v1/streams?limit=10").await?;
@@ -183,7 +194,7 @@ pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()
     );
     ensure!(many_to_few <= MANY_TO_FEW_MAX, "a page costs more where more is on air");
     ensure!(saved >= UNCHANGED_SAVES_MIN, "an unchanged list costs the network too much");
-    ensure!(paced.p99_us <= PACED_P99_US_MAX, "a page is later than what Onair is held to");
+    ensure!(paced.p99_yardsticks <= PACED_P99_YARDSTICKS_MAX, "a page is late while streams come and go");
     ensure!(largest_saved >= LARGEST_UNCHANGED_SAVES_MIN, "an unchanged list costs the processor too much");
     Ok(())
 }
