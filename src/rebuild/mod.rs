@@ -116,19 +116,14 @@ impl Rebuild {
 
     /// Puts a stream back, if its path is free and its key admits.
     pub(crate) async fn restore(&self, stream: &Stream) -> Result<(), RebuildError> {
-        let last_words = self.redis.last_words(&[stream.path.partition()]).await?;
-        self.restorer.restore(std::slice::from_ref(stream), &last_words, RememberedBy::History).await.map(drop)
+        self.restorer.restore(std::slice::from_ref(stream), RememberedBy::History).await.map(drop)
     }
 
     /// Puts back what a replica remembers of some partitions, as far as it is not over.
     async fn remember(&self, remembered: Vec<Stream>, partitions: &[Partition]) -> Result<RestoreReport, RebuildError> {
         let streams: Vec<Stream> =
             remembered.into_iter().filter(|stream| partitions.contains(&stream.path.partition())).collect();
-        if streams.is_empty() {
-            return Ok(RestoreReport::default());
-        }
-        let last_words = self.redis.last_words(partitions).await?;
-        self.restorer.restore(&streams, &last_words, RememberedBy::Replica).await
+        self.restorer.restore(&streams, RememberedBy::Replica).await
     }
 
     /// Brings back all that closed partitions must hold before they are opened, and opens them. `in_place` are the keys that were

@@ -82,17 +82,22 @@ impl Restorer {
         Self { redis, postgres, connecting_timeout_ms }
     }
 
-    /// Puts streams back, as many at a time as harms nobody.
-    ///
-    /// `last_words` were read from the logs of their partitions before: a stream whose end waits there is open by the history, and
-    /// must not come back. An end that was written until then is found in the history, which is asked once more.
+    /// Puts streams back, as many at a time as harms nobody; none whose end waits in the log.
     ///
     /// # Errors
     /// Where a store gives no answer. Some may be back; it may be done again.
-    pub async fn restore(
+    pub async fn restore(&self, streams: &[Stream], by: RememberedBy) -> Result<RestoreReport, RebuildError> {
+        let partitions: HashSet<Partition> = streams.iter().map(|stream| stream.path.partition()).collect();
+        let last_words = self.redis.last_words(&partitions.into_iter().collect::<Vec<_>>()).await?;
+        self.restore_by(&last_words, streams, by).await
+    }
+
+    /// As [`Self::restore`], where the logs of their partitions were read before: a stream whose end waits there is open by the history,
+    /// and must not come back. An end that was written until then is found in the history, which is asked once more.
+    async fn restore_by(
         &self,
-        streams: &[Stream],
         last_words: &LastWords,
+        streams: &[Stream],
         by: RememberedBy,
     ) -> Result<RestoreReport, RebuildError> {
         let open: Vec<&Stream> = streams.iter().filter(|stream| !last_words.tell_end_of(stream.id)).collect();
@@ -246,7 +251,7 @@ impl Rebuild {
         let (mut report, mut pages) = (RestoreReport::default(), self.open_streams());
         while let Some(mut streams) = pages.next().await? {
             streams.retain(|stream| partitions.contains(&stream.path.partition()));
-            report += self.restorer.restore(&streams, &last_words, RememberedBy::History).await?;
+            report += self.restorer.restore_by(&last_words, &streams, RememberedBy::History).await?;
         }
         Ok(report)
     }

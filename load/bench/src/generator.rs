@@ -39,14 +39,24 @@ pub enum Connections {
     Kept,
 }
 
-/// How calls are made.
+/// How the calls of a round are made.
 #[derive(Clone, Copy)]
-struct Plan {
-    callers: usize,
-    connections: Connections,
+pub struct Plan {
+    /// How many call at once, at most.
+    pub callers: usize,
+    /// What they use.
+    pub connections: Connections,
     /// The time from one call to the next, whatever the answers take; zero: whoever has its answer calls again.
-    every: Duration,
-    expected_status: u16,
+    pub every: Duration,
+    /// What they should be answered.
+    pub expected_status: u16,
+}
+
+impl Plan {
+    /// Callers that never pause.
+    pub const fn never_pausing(callers: usize, connections: Connections, expected_status: u16) -> Self {
+        Self { callers, connections, every: Duration::ZERO, expected_status }
+    }
 }
 
 /// What a round of calls took.
@@ -83,29 +93,8 @@ impl Round {
     }
 }
 
-/// Sends every request once, from `callers` at a time that never pause.
-pub async fn play(
-    address: SocketAddr,
-    requests: Arc<Vec<Vec<u8>>>,
-    callers: usize,
-    connections: Connections,
-    expected_status: u16,
-) -> anyhow::Result<Round> {
-    run(address, requests, Plan { callers, connections, every: Duration::ZERO, expected_status }).await
-}
-
-/// Sends every request once, at a constant rate that the answers do not slow down, on connections that are kept.
-pub async fn pace(
-    address: SocketAddr,
-    requests: Arc<Vec<Vec<u8>>>,
-    callers: usize,
-    every: Duration,
-    expected_status: u16,
-) -> anyhow::Result<Round> {
-    run(address, requests, Plan { callers, connections: Connections::Kept, every, expected_status }).await
-}
-
-async fn run(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) -> anyhow::Result<Round> {
+/// Sends every request once.
+pub async fn play(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) -> anyhow::Result<Round> {
     let next = Arc::new(AtomicUsize::new(0));
     let began = Instant::now();
     let mut calling = JoinSet::new();
@@ -228,8 +217,8 @@ pub fn post(path: &str, authorization: Option<&str>, body: &serde_json::Value, c
     .into_bytes()
 }
 
-/// A whole request without a body. `header` is one more line of its head, or empty.
-pub fn get(path: &str, authorization: &str, header: &str) -> Vec<u8> {
-    let end = if header.is_empty() { "" } else { "\r\n" };
-    format!("GET {path} HTTP/1.1\r\nHost: onair\r\nAuthorization: {authorization}\r\n{header}{end}\r\n").into_bytes()
+/// A whole request without a body. `header` is the name and the value of one more.
+pub fn get(path: &str, authorization: &str, header: Option<(&str, &str)>) -> Vec<u8> {
+    let header = header.map_or_else(String::new, |(name, value)| format!("{name}: {value}\r\n"));
+    format!("GET {path} HTTP/1.1\r\nHost: onair\r\nAuthorization: {authorization}\r\n{header}\r\n").into_bytes()
 }

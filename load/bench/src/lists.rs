@@ -13,7 +13,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    generator::{self, Connections, Round, get},
+    generator::{self, Connections, Plan, Round, get},
     subject::{self, Subject},
 };
 
@@ -26,7 +26,7 @@ const TURNS: usize = 9;
 const CLIENT_PERIOD: Duration = Duration::from_millis(50);
 /// A round of those: two seconds.
 const PACED_CALLS: usize = 4_000;
-const GZIP: &str = "Accept-Encoding: gzip";
+const GZIP: Asked = Asked { header: Some(("Accept-Encoding", "gzip")), ..PLAINLY };
 
 /// How many times the p99 of the yardstick a page of a hundred may have at that rate, while a hundred changes a second are made.
 const PACED_P99_YARDSTICKS_MAX: f64 = 3.0;
@@ -49,23 +49,34 @@ async fn admit(subject: &Subject, from: usize, to: usize) -> anyhow::Result<OnAi
     let sources: OnAir = subject.keys[from..to].iter().map(|key| (key.path.clone(), Uuid::new_v4())).collect();
     let requests = sources.iter().zip(from..to);
     let requests = requests.map(|((_, source), key)| subject.auth(key, *source, Connections::Kept)).collect();
-    let round = generator::play(subject.onair, Arc::new(requests), 32, Connections::Kept, 204).await?;
+    let plan = Plan::never_pausing(32, Connections::Kept, 204);
+    let round = generator::play(subject.onair, Arc::new(requests), plan).await?;
     ensure!(round.unexpected == 0, "{} were not admitted", round.unexpected);
     // What the history still has to do must not be counted to the lists.
     subject.until_written(written + sources.len() as u64).await?;
     Ok(sources)
 }
 
-/// What a round of one request costs the process, in microseconds of CPU for each call. Clients whose `period` is zero never pause.
+/// How something is asked for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    /// Name and value of a header besides.
+    header: Option<(&'a str, &'a str)>,
+    /// How often each client asks; zero: they never pause.
+    period: Duration,
+    /// What it should be answered.
+    status: u16,
+}
+
+const PLAINLY: Asked = Asked { header: None, period: Duration::ZERO, status: 200 };
+
+/// What a round of one request costs the process, in microseconds of CPU for each call.
 async fn cost(subject: &Subject, request: Vec<u8>, period: Duration, status: u16) -> anyhow::Result<(Round, f64)> {
     let before = subject.cpu()?;
     let calls = if period.is_zero() { CALLS } else { PACED_CALLS };
-    let requests = Arc::new(vec![request; calls]);
-    let round = if period.is_zero() {
-        generator::play(subject.onair, requests, CLIENTS, Connections::Kept, status).await?
-    } else {
-        generator::pace(subject.onair, requests, CLIENTS, period / u32::try_from(CLIENTS)?, status).await?
-    };
+    let every = period / u32::try_from(CLIENTS)?;
+    let plan = Plan { every, ..Plan::never_pausing(CLIENTS, Connections::Kept, status) };
+    let round = generator::play(subject.onair, Arc::new(vec![request; calls]), plan).await?;
     ensure!(round.unexpected == 0, "{} unexpected answers", round.unexpected);
     #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
     let each_us = before.until(&subject.cpu()?).onair.as_secs_f64() * 1e6 / calls as f64;
@@ -86,20 +97,10 @@ struct Cost {
     answer_bytes: usize,
 }
 
-/// What asking for `path` costs clients that never pause.
-async fn measured(subject: &Subject, path: &str) -> anyhow::Result<Cost> {
-    measured_with(subject, path, "", Duration::ZERO, 200).await
-}
-
-async fn measured_with(
-    subject: &Subject,
-    path: &str,
-    header: &str,
-    period: Duration,
-    status: u16,
-) -> anyhow::Result<Cost> {
+async fn measured(subject: &Subject, path: &str, asked: Asked<'_>) -> anyhow::Result<Cost> {
+    let Asked { header, period, status } = asked;
     let request = get(path, &subject::api_authorization(), header);
-    let yardstick = get("/healthz", &subject::api_authorization(), "");
+    let yardstick = get("/healthz", &subject::api_authorization(), None);
     let (mut turns, mut answer_bytes) = ([const { Vec::new() }; 5], 0);
     for _ in 0..TURNS {
         let (yardstick_round, yardstick_us) = cost(subject, yardstick.clone(), period, 200).await?;
@@ -117,7 +118,7 @@ async fn measured_with(
 /// What the answer costs that `path` is as it was.
 async fn unchanged_since(subject: &Subject, path: &str) -> anyhow::Result<Cost> {
     let etag = subject.etag(path).await?;
-    measured_with(subject, path, &format!("If-None-Match: {etag}"), Duration::ZERO, 304).await
+    measured(subject, path, Asked { header: Some(("If-None-Match", &etag)), status: 304, ..PLAINLY }).await
 }
 
 fn row(what: &str, cost: &Cost) {
@@ -128,7 +129,7 @@ fn row(what: &str, cost: &Cost) {
 }
 
 /// Measures and prints. Fails where ten thousand streams take more memory than `streams_kib_max`, where a page costs more with
-/// many streams on air than with few, and where an unchanged list costs the network too much.
+/// many streams on air than with few, where it is late while streams come and go, and where an unchanged list costs too much.
 pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()> {
     println!(
         "\n| list and details, {CLIENTS} clients | p50 us | p99 us | in yardsticks | CPU us a call | in yardsticks | bytes |"
@@ -136,12 +137,12 @@ pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()
     println!("|---|---|---|---|---|---|---|");
 
     let mut on_air = admit(subject, 0, 10).await?;
-    let with_ten = measured(subject, "/v1/streams?limit=10").await?;
+    let with_ten = measured(subject, "/v1/streams?limit=10", PLAINLY).await?;
     row("a page of 10, 10 on air", &with_ten);
     let (began, before_kib) = (Instant::now(), subject.resident_kib()?);
     on_air.extend(admit(subject, 10, 10_000).await?);
     let took = began.elapsed();
-    let with_all = measured(subject, "/v1/streams?limit=10").await?;
+    let with_all = measured(subject, "/v1/streams?limit=10", PLAINLY).await?;
     let streams_kib = subject.resident_kib()?.saturating_sub(before_kib);
     eprintln!("10,000 streams on air and in the history after {took:?}; {streams_kib} KiB more resident");
     ensure!(streams_kib <= streams_kib_max, "more than what Onair is held to");
@@ -149,24 +150,25 @@ pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()
 
     let listed = subject.api("GET", "/v1/streams?limit=100", &Value::Null).await?;
     let id = listed["items"][0]["id"].as_str().context("a stream is listed")?.to_owned();
-    let page = measured(subject, "/v1/streams?limit=100").await?;
+    let page = measured(subject, "/v1/streams?limit=100", PLAINLY).await?;
     row("a page of 100, 10,000 on air", &page);
     let unchanged = unchanged_since(subject, "/v1/streams?limit=100").await?;
     row("the same, unchanged (304)", &unchanged);
-    let compressed = measured_with(subject, "/v1/streams?limit=100", GZIP, Duration::ZERO, 200).await?;
+    let compressed = measured(subject, "/v1/streams?limit=100", GZIP).await?;
     row("the same, as browsers ask for it (gzip)", &compressed);
-    let largest = measured(subject, "/v1/streams?limit=1000").await?;
+    let largest = measured(subject, "/v1/streams?limit=1000", PLAINLY).await?;
     row("a page of 1,000, 10,000 on air", &largest);
     let largest_unchanged = unchanged_since(subject, "/v1/streams?limit=1000").await?;
     row("the same, unchanged (304)", &largest_unchanged);
-    let details = measured(subject, &format!("/v1/streams/{id}")).await?;
+    let details = measured(subject, &format!("/v1/streams/{id}"), PLAINLY).await?;
     row("details of one", &details);
 
     let stop = Arc::new(AtomicBool::new(false));
     let (churned, churning) = tokio::join!(
         async {
-            let never_pausing = measured(subject, "/v1/streams?limit=100").await;
-            let paced = measured_with(subject, "/v1/streams?limit=100", "", CLIENT_PERIOD, 200).await;
+            let never_pausing = measured(subject, "/v1/streams?limit=100", PLAINLY).await;
+            let pausing = Asked { period: CLIENT_PERIOD, ..PLAINLY };
+            let paced = measured(subject, "/v1/streams?limit=100", pausing).await;
             stop.store(true, Ordering::Relaxed);
             anyhow::Ok((never_pausing?, paced?))
         },
@@ -179,7 +181,7 @@ pub async fn bench(subject: &Subject, streams_kib_max: u64) -> anyhow::Result<()
     let written = subject.written().await?;
     subject.end_all(&on_air[10..]).await?;
     subject.until_written(written + on_air.len() as u64 - 10).await?;
-    let with_ten_again = measured(subject, "/v1/streams?limit=10").await?;
+    let with_ten_again = measured(subject, "/v1/streams?limit=10", PLAINLY).await?;
     row("a page of 10, 10 on air once more", &with_ten_again);
     subject.end_all(&on_air[..10]).await?;
 
@@ -209,7 +211,8 @@ async fn churn(subject: &Subject, on_air: &mut OnAir, stop: &AtomicBool) -> anyh
         subject.end_all(&on_air[place..=place]).await?;
         let source = Uuid::new_v4();
         let request = subject.auth(place, source, Connections::Fresh);
-        generator::play(subject.onair, Arc::new(vec![request]), 1, Connections::Fresh, 204).await?;
+        let plan = Plan::never_pausing(1, Connections::Fresh, 204);
+        generator::play(subject.onair, Arc::new(vec![request]), plan).await?;
         on_air[place].1 = source;
         changes += 2;
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use self::{
-    generator::{Connections, Round, play, post},
+    generator::{Connections, Plan, Round, play, post},
     subject::{Server, Subject},
     turns::{Turns, Whole, report, table},
 };
@@ -120,8 +120,8 @@ impl Subject {
         (number, turns): (usize, &mut Turns),
     ) -> anyhow::Result<usize> {
         let before = self.cpu()?;
-        let round: Round =
-            play(self.address(server), Arc::clone(requests), load.callers, load.connections, status).await?;
+        let plan = Plan::never_pausing(load.callers, load.connections, status);
+        let round: Round = play(self.address(server), Arc::clone(requests), plan).await?;
         let after = self.cpu()?;
         turns.add_unexpected(round.unexpected);
         if number > 0 {
@@ -169,7 +169,7 @@ async fn refusals(subject: &Subject, load: Load) -> anyhow::Result<usize> {
     let held = &subject.keys[0];
     let holder = vec![(held.path.clone(), Uuid::new_v4())];
     let take = Arc::new(vec![subject.auth(0, holder[0].1, Connections::Fresh)]);
-    play(subject.address(Server::Onair), take, 1, Connections::Fresh, 204).await?;
+    play(subject.address(Server::Onair), take, Plan::never_pausing(1, Connections::Fresh, 204)).await?;
     let disabled = subject.keys.last().context("there are keys")?;
     subject.api("POST", &format!("/v1/stream-keys/{}/disable", disabled.id), &Value::Null).await?;
     let mistyped = format!("{}x", &held.secret[..held.secret.len() - 1]);

@@ -16,7 +16,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::generator::{self, Connections, post};
+use crate::generator::{self, Connections, Plan, post};
 
 const API_SECRET: &str = "api-secret-of-the-bench-0123456789abcdef";
 const NODE_SECRET: &str = "node-secret-of-the-bench-0123456789abcdef";
@@ -170,7 +170,7 @@ impl Subject {
     /// Frees the floor's paths.
     pub async fn empty_floor(&self) -> anyhow::Result<()> {
         let empty = Arc::new(vec![post("/empty", None, &Value::Null, Connections::Fresh)]);
-        let round = generator::play(self.floor, empty, 1, Connections::Fresh, 204).await?;
+        let round = generator::play(self.floor, empty, Plan::never_pausing(1, Connections::Fresh, 204)).await?;
         ensure!(round.unexpected == 0, "the floor's paths could not be freed");
         Ok(())
     }
@@ -322,7 +322,7 @@ impl Subject {
             post("/v1/hooks/unpublish", Some(&self.authorization), &body, Connections::Kept)
         };
         let requests = Arc::new(sources.iter().map(hook).collect());
-        let round = generator::play(self.onair, requests, 32, Connections::Kept, 200).await?;
+        let round = generator::play(self.onair, requests, Plan::never_pausing(32, Connections::Kept, 200)).await?;
         ensure!(round.unexpected == 0, "{} streams could not be ended", round.unexpected);
         Ok(())
     }

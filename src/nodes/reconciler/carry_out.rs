@@ -14,7 +14,6 @@ use crate::{
         contract::PathItem,
     },
     postgres::StreamRecord,
-    rebuild::{RebuildError, RestoreReport},
     redis::{Afterwards, EndRequest, Ending, Holder, KickIntent, Observation, RememberedBy, Watcher},
 };
 
@@ -146,7 +145,7 @@ impl Poller {
         }
         let is_open = |open: &StreamRecord| open.stream.source.id == source_id && open.stream.node == self.node.name;
         if let Some(open) = open.filter(is_open) {
-            match self.restore(open.stream).await {
+            match self.nodes.inner.restorer.restore(&[open.stream], RememberedBy::History).await {
                 // It has ended, and its source is still there.
                 Ok(report) if report.ending > 0 => {}
                 Ok(report) if report.restored > 0 => {
@@ -168,12 +167,6 @@ impl Poller {
             Err(error) => return report_error(Err(error)),
         }
         self.send_away(path, source_id, source_type).await;
-    }
-
-    /// Puts back the stream of a source that is on air.
-    async fn restore(&self, stream: Stream) -> Result<RestoreReport, RebuildError> {
-        let last_words = self.nodes.inner.redis.last_words(&[stream.path.partition()]).await?;
-        self.nodes.inner.restorer.restore(&[stream], &last_words, RememberedBy::History).await
     }
 
     async fn send_away(&self, path: &StreamPath, source_id: SourceId, source_type: SourceType) {
