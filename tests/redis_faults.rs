@@ -104,9 +104,10 @@ impl Bench {
         ));
     }
 
+    /// Until it is heard: one of several connections may still be of the time before, and the path would stay held.
     async fn leave(&self, source_id: Uuid) {
         let gone = json!({"path": self.key.path, "source_type": "rtmpConn", "source_id": source_id});
-        self.caller.post("/v1/hooks/unpublish", &gone).await;
+        until("it has left", async || self.caller.post("/v1/hooks/unpublish", &gone).await.status == 200).await;
     }
 
     /// Waits until all is well, which has to be soon.
@@ -185,6 +186,28 @@ async fn redis_that_is_too_slow_refuses_in_time_and_is_used_again_at_once() {
     let mut bench = Bench::start().await;
     let slow = async |faulty: &mut FaultyStack| faulty.redis_line.slow(Duration::from_millis(150));
     bench.promises_hold(("300 ms slower", List::Stale), slow, heal).await;
+    bench.replica.stop().await;
+}
+
+/// A Redis that is busy is not away: its answers to those who came before put off the deadline of those who wait.
+#[tokio::test]
+async fn redis_that_answers_others_is_waited_for_beyond_the_deadline() {
+    let deadline = Duration::from_secs(1);
+    let bench = Bench::start_with(|config| {
+        config.redis.command_timeout_ms = 900;
+        config.admission.deadline_ms = 1_000;
+        config.admission.busy_deadline_ms = 9_000;
+    })
+    .await;
+    bench.faulty.redis_line.slow(Duration::from_millis(100));
+    let questions = (0..500).map(async |_| {
+        let watch = Stopwatch::start();
+        ask(&bench.caller, &bench.key, None).await.expect(204);
+        watch.elapsed()
+    });
+    let slowest = futures_util::future::join_all(questions).await.into_iter().max().unwrap_or_default();
+    assert!(slowest > deadline, "nobody had to wait for longer: {slowest:?}");
+    say(&format!("500 at once: all admitted, the slowest after {} ms", slowest.as_millis()));
     bench.replica.stop().await;
 }
 

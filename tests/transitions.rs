@@ -4,17 +4,19 @@ mod support;
 
 use std::collections::HashSet;
 
+use futures_util::future::join_all;
 use onair::{
     domain::{
         EndReason, KeyStatus, NodeName, OnConflict, Partition, Protocol, Revision, SourceId, SourceType, StreamInfo,
         StreamPath, StreamState, StreamStateWord, Timestamp,
     },
     redis::{
-        Admission, AdmitRequest, Afterwards, Confirmation, Description, EndRequest, Ending, EventKind, FencingToken,
-        Holder, KeyInPlace, KeyProjection, Lease, Observation, ProjectOutcome, Redis, SameRevision, Watcher,
+        Admission, AdmitAnswer, AdmitRequest, Afterwards, Confirmation, Description, EndRequest, Ending, EventKind,
+        FencingToken, Holder, KeyInPlace, KeyProjection, Lease, Observation, ProjectOutcome, Redis, RedisError,
+        SameRevision, Ticket, Watcher,
     },
 };
-use support::{raw_redis, records::key_projection, stores};
+use support::{raw_redis, records::key_projection, redis_monitor::RedisMonitor, stores};
 use uuid::Uuid;
 
 const NOW: i64 = 1_800_000_000_000;
@@ -49,6 +51,16 @@ async fn admit_to(
     source_id: Option<SourceId>,
     now: Option<Timestamp>,
 ) -> Admission {
+    try_admit_to(redis, key, path, source_id, now).await.unwrap().admission
+}
+
+async fn try_admit_to(
+    redis: &Redis,
+    key: &KeyProjection,
+    path: &StreamPath,
+    source_id: Option<SourceId>,
+    now: Option<Timestamp>,
+) -> Result<AdmitAnswer, RedisError> {
     let node = node();
     let request = AdmitRequest {
         path,
@@ -60,7 +72,7 @@ async fn admit_to(
         user_agent: "an encoder",
         connecting_timeout_ms: 10_000,
     };
-    redis.admit_at(&request, now).await.unwrap().admission
+    redis.admit_with(&request, &Ticket::default(), now).await
 }
 
 fn is_admitted(admission: &Admission) -> bool {
@@ -116,10 +128,49 @@ async fn of_two_hundred_callers_one_takes_the_path() {
     let key = key("live/race");
     redis.project_key(&key).await.unwrap();
     let calls = (0..200).map(|_| admit(&redis, &key, source(), None));
-    let answers = futures_util::future::join_all(calls).await;
+    let answers = join_all(calls).await;
     assert_eq!(answers.iter().filter(|answer| is_admitted(answer)).count(), 1);
     assert_eq!(answers.iter().filter(|answer| matches!(answer, Admission::KeyInUse { .. })).count(), 199);
     assert_eq!(kinds(&redis, &key.path).await, [EventKind::Admitted]);
+}
+
+#[tokio::test]
+async fn admissions_that_come_at_once_share_scripts() {
+    let (server, redis) = stores::redis().await;
+    let key = key("live/shared");
+    redis.project_key(&key).await.unwrap();
+    assert!(is_admitted(&admit(&redis, &key, source(), None).await));
+    let monitors = join_all(server.servers().iter().map(RedisMonitor::start)).await;
+    join_all((0..200).map(|_| admit(&redis, &key, source(), None))).await;
+    let heard = join_all(monitors.iter().map(RedisMonitor::heard)).await.concat();
+    let scripts = heard.iter().filter(|line| line.contains("\"EVALSHA\"") && line.contains("live/shared")).count();
+    assert!((1..100).contains(&scripts), "{scripts} scripts for 200 admissions");
+}
+
+/// What Redis cannot carry out for one, it refuses as a whole: the others are asked for again, by themselves.
+#[tokio::test]
+async fn an_admission_that_redis_stumbles_over_refuses_nobody_else() {
+    let (server, redis) = stores::redis().await;
+    let keys: Vec<KeyProjection> = (0..100).map(|number| key(&format!("live/{number}"))).collect();
+    for key in &keys {
+        redis.project_key(key).await.unwrap();
+    }
+    let broken = &keys[50];
+    let slot = format!("onair:{{{}}}:slot:{}", broken.path.partition(), broken.path);
+    let _: String = raw_redis::command(&server, &["SET", &slot, "no record"]).await;
+    let answers = keys.iter().map(|key| try_admit_to(&redis, key, &key.path, Some(source()), None));
+    for (key, answer) in keys.iter().zip(join_all(answers).await) {
+        if key.path == broken.path {
+            assert!(matches!(&answer, Err(RedisError::Refused(why)) if why.starts_with("WRONGTYPE")), "{answer:?}");
+            continue;
+        }
+        // Again, where it was carried out before Redis stumbled.
+        let is_in = |answer: &AdmitAnswer| {
+            matches!(answer.admission, Admission::Admitted { .. } | Admission::AdmittedAgain { .. })
+        };
+        assert!(answer.as_ref().is_ok_and(is_in), "{}: {answer:?}", key.path);
+        assert_eq!(kinds(&redis, &key.path).await, [EventKind::Admitted]);
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use onair::{
     },
     redis::{
         Admission, AdmitRequest, Afterwards, Confirmation, EndRequest, Ending, EventKind, FencingToken, Holder,
-        KeyProjection, Observation, Redis, Watcher,
+        KeyProjection, Observation, Redis, Ticket, Watcher,
     },
 };
 use proptest::{
@@ -211,7 +211,11 @@ impl World {
             user_agent: "",
             connecting_timeout_ms: CONNECTING_TIMEOUT_MS.unsigned_abs(),
         };
-        self.redis.admit_at(&request, Some(Timestamp::from_ms(self.model.now))).await.unwrap().admission
+        self.redis
+            .admit_with(&request, &Ticket::default(), Some(Timestamp::from_ms(self.model.now)))
+            .await
+            .unwrap()
+            .admission
     }
 
     async fn take(&mut self, step: &Step) -> TestCaseResult {

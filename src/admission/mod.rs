@@ -7,11 +7,12 @@
 //! - The path of a known key costs one EVALSHA and nothing else: no Postgres, no second command, no node's control API.
 //!   Calling `paths/*` of the node that waits for us would wait for itself.
 //! - Whatever cannot be known refuses ([`RefusalCode::StateUnavailable`]): no unauthorised stream, ever.
-//! - Every answer comes within the deadline of the configuration.
+//! - Every answer comes within the deadline of the configuration, or a later one where Redis is busy with those who came before.
 //! - No key, password, token or query string leaves this module: not in a decision, not in a log line.
 
 mod attempts;
 mod credentials;
+mod deadline;
 mod decision;
 mod failures;
 mod lookup;
@@ -36,6 +37,7 @@ pub use request::{Action, AuthRequest};
 
 use self::{
     credentials::path_holds_a_key,
+    deadline::Deadline,
     failures::Failures,
     lookup::{Found, Lookup, LookupError},
 };
@@ -49,6 +51,7 @@ use crate::{
     postgres::Postgres,
     redis::{
         Admission as Admitting, AdmitAnswer, AdmitRequest, Afterwards, EndRequest, Ending, Holder, Redis, RedisError,
+        Ticket,
     },
 };
 
@@ -86,22 +89,20 @@ struct Abandoned {
     source_id: SourceId,
 }
 
-/// An admission that Redis was asked for and has not answered. Dropped where it took too long or failed, and with the whole call
-/// where its node hung up: nobody hears then what Redis may yet decide.
+/// An admission that Redis has not answered. Dropped where it took too long or failed, and with the whole call where its node hung
+/// up: if it was sent, nobody hears then what Redis may yet decide.
 struct Unanswered<'a> {
     admission: &'a Admission,
     request: &'a AdmitRequest<'a>,
-}
-
-impl Unanswered<'_> {
-    fn answered(self) {
-        std::mem::forget(self);
-    }
+    ticket: Ticket,
+    is_answered: bool,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        self.admission.abandon(self.request);
+        if !self.is_answered && !self.ticket.take() {
+            self.admission.abandon(self.request);
+        }
     }
 }
 
@@ -153,23 +154,20 @@ impl Admission {
         self.inner.recent.all()
     }
 
-    /// Decides one call of `node`, within the deadline.
+    /// Decides one call of `node`, before its deadline.
     pub async fn decide(&self, node: &NodeName, request: &AuthRequest) -> Decision {
-        let limit = Duration::from_millis(self.inner.config.deadline_ms);
+        let mut deadline = Deadline::begin(&self.inner.config);
         // In a place of its own: every future around it would hold it twice, before and after it was moved.
-        let deciding = Box::pin(self.decide_unlimited(node, request));
-        let Ok(decision) = tokio::time::timeout(limit, deciding).await else {
-            return Decision::refused(Refusal::state_unavailable(&RedisError::Timeout));
-        };
+        let decision = Box::pin(self.decide_before(&mut deadline, node, request)).await;
         self.note_attempt(node, request, &decision);
         decision
     }
 
-    async fn decide_unlimited(&self, node: &NodeName, request: &AuthRequest) -> Decision {
+    async fn decide_before(&self, deadline: &mut Deadline, node: &NodeName, request: &AuthRequest) -> Decision {
         match request.action() {
-            Action::Publish => self.decide_publish(node, request).await,
+            Action::Publish => self.decide_publish(deadline, node, request).await,
             // Boxed like the next one, so that a publisher's call does not carry its room.
-            Action::Read | Action::Playback => Box::pin(self.decide_read(node, request)).await,
+            Action::Read | Action::Playback => Box::pin(self.decide_read(deadline, node, request)).await,
             Action::Api | Action::Metrics | Action::Pprof => self.decide_control(node, request),
             Action::Unknown => Decision::refused(Refusal::new(
                 RefusalCode::ActionUnknown,
@@ -178,10 +176,10 @@ impl Admission {
         }
     }
 
-    async fn decide_publish(&self, node: &NodeName, request: &AuthRequest) -> Decision {
+    async fn decide_publish(&self, deadline: &mut Deadline, node: &NodeName, request: &AuthRequest) -> Decision {
         let path: Result<StreamPath, _> = request.path.parse();
         if let Some(parent) = path.as_ref().ok().and_then(|path| self.inner.renditions.parent_of(path)) {
-            return Box::pin(self.decide_rendition(node, &parent, request)).await;
+            return Box::pin(self.decide_rendition(deadline, node, &parent, request)).await;
         }
         let read = self.read_secret(request).and_then(|secret| {
             let malformed = |error| Refusal::new(RefusalCode::PathMalformed, format!("{error}"));
@@ -204,7 +202,7 @@ impl Admission {
         if request.id.is_some() && self.inner.backlog.refuses() {
             return Decision::refused(Refusal::backlog_full());
         }
-        match self.admit(&admit).await {
+        match self.admit(deadline, &admit).await {
             Ok(answered) => {
                 self.inner.recent.note(&admit, &answered.answer);
                 self.publish_decision(request, &secret, answered)
@@ -249,18 +247,19 @@ impl Admission {
         })
     }
 
-    async fn admit(&self, request: &AdmitRequest<'_>) -> Result<Answered, Refusal> {
+    async fn admit(&self, deadline: &mut Deadline, request: &AdmitRequest<'_>) -> Result<Answered, Refusal> {
         // The second round is for a key that Postgres knew; a third cannot help.
         for _ in 0..2 {
             let asked = Instant::now();
-            let answer = self.ask_redis(request).await;
+            let answer = self.ask_redis(deadline, request).await;
             metrics::auth_redis(asked.elapsed());
             let answer = answer.map_err(|error| Refusal::state_unavailable(&error))?;
             if answer.admission != Admitting::KeyAbsent {
                 return Ok(Answered { answer, key_path: None });
             }
             // Boxed, because it is rare and large: every call would carry its room.
-            match Box::pin(self.inner.lookup.find(request.path, request.secret_hash)).await {
+            let finding = Box::pin(self.inner.lookup.find(request.path, request.secret_hash));
+            match deadline.keep(finding).await.unwrap_or(Err(LookupError::Redis(RedisError::Timeout))) {
                 Ok(Found::Installed) => {}
                 Ok(Found::Unknown) => return Ok(Answered { answer, key_path: None }),
                 Ok(Found::ForOtherPath(key_id, key_path)) => {
@@ -277,12 +276,23 @@ impl Admission {
         Err(Refusal::state_unavailable(&RedisError::Unavailable))
     }
 
-    async fn ask_redis(&self, request: &AdmitRequest<'_>) -> Result<AdmitAnswer, RedisError> {
-        let _turn = self.inner.redis.turn(request.path).await?;
-        let unanswered = Unanswered { admission: self, request };
-        let answer = self.inner.redis.admit(request).await?;
-        unanswered.answered();
-        Ok(answer)
+    async fn ask_redis(&self, deadline: &mut Deadline, request: &AdmitRequest<'_>) -> Result<AdmitAnswer, RedisError> {
+        let mut unanswered = Unanswered { admission: self, request, ticket: Ticket::default(), is_answered: false };
+        let asking = self.inner.redis.admit_with(request, &unanswered.ticket, None);
+        let answer = self.in_time(deadline, request.path, asking).await;
+        unanswered.is_answered = answer.is_ok();
+        answer
+    }
+
+    /// What Redis says of `path`, unless that takes too long.
+    async fn in_time<T>(
+        &self,
+        deadline: &mut Deadline,
+        path: &StreamPath,
+        asking: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
+        let answered_at = || self.inner.redis.answered_at(path);
+        deadline.keep_with_redis(answered_at, asking).await.unwrap_or(Err(RedisError::Timeout))
     }
 
     fn publish_decision(&self, request: &AuthRequest, secret: &Secret, answered: Answered) -> Decision {

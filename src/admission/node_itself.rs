@@ -1,6 +1,6 @@
 //! Readers, the node itself, and callers of its API.
 
-use super::{Admission, Allowance, AuthRequest, Credentials, Decision, Refusal, RefusalCode};
+use super::{Admission, Allowance, AuthRequest, Credentials, Deadline, Decision, Refusal, RefusalCode};
 use crate::{
     domain::{NodeName, Playback, StreamPath, Timestamp},
     redis::RedisError,
@@ -9,7 +9,12 @@ use crate::{
 impl Admission {
     /// Readers are admitted for paths that are on air, unless the path's key says that it is private. The node itself, by
     /// its own password, reads everything: that is how it transcodes, records and takes snapshots.
-    pub(super) async fn decide_read(&self, node: &NodeName, request: &AuthRequest) -> Decision {
+    pub(super) async fn decide_read(
+        &self,
+        deadline: &mut Deadline,
+        node: &NodeName,
+        request: &AuthRequest,
+    ) -> Decision {
         if self.is_the_node_itself(node, request) {
             return Decision::allowed(Allowance::ReaderAdmitted);
         }
@@ -17,7 +22,7 @@ impl Admission {
             Ok(path) => self.inner.renditions.parent_of(&path).unwrap_or(path),
             Err(_) => return Decision::refused(not_on_air()),
         };
-        match self.playback_of(&path).await {
+        match self.in_time(deadline, &path, self.playback_of(&path)).await {
             Ok(Some(Playback::Public)) => Decision::allowed(Allowance::ReaderAdmitted),
             Ok(Some(Playback::Private)) => Decision::refused(private(request)),
             Ok(None) => Decision::refused(not_on_air()),
@@ -34,6 +39,7 @@ impl Admission {
     /// it ends with its stream, and the poller kicks it if it does not.
     pub(super) async fn decide_rendition(
         &self,
+        deadline: &mut Deadline,
         node: &NodeName,
         parent: &StreamPath,
         request: &AuthRequest,
@@ -50,7 +56,7 @@ impl Admission {
                 "this path is kept for a rendition of another stream: only its node publishes there, with its own name and password",
             ));
         }
-        match self.inner.redis.stream_on(parent).await {
+        match self.in_time(deadline, parent, self.inner.redis.stream_on(parent)).await {
             Ok(Some(stream)) if stream.node == *node => Decision::allowed(Allowance::RenditionAdmitted),
             Ok(_) => Decision::refused(Refusal::new(
                 RefusalCode::ParentNotOnAir,

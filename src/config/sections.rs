@@ -130,6 +130,9 @@ section! {
         /// How long an auth call may take before it is answered `state_unavailable`. Milliseconds; default 300: the node asks
         /// nobody else meanwhile.
         deadline_ms: u64 = 300, "ONAIR_ADMISSION_DEADLINE_MS", in 20..=9_000;
+        /// How long an auth call may take while Redis answers others that came before it. Milliseconds; default 1 s, and no less than
+        /// `deadline_ms`.
+        busy_deadline_ms: u64 = 1_000, "ONAIR_ADMISSION_BUSY_DEADLINE_MS", in 20..=9_000;
         /// How long an admitted publisher may take to come online before its slot is free again. Milliseconds; default 15 s (RTMP
         /// takes about 2 s).
         connecting_timeout_ms: u64 = 15_000, "ONAIR_ADMISSION_CONNECTING_TIMEOUT_MS", in 1_000..=300_000;

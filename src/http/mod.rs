@@ -176,9 +176,10 @@ impl Limits {
     /// frame's is a little later, for a body that dawdles.
     fn of_decisions(config: &Config) -> Self {
         let deadline = Duration::from_millis(config.admission.deadline_ms);
+        let busy_deadline = deadline.max(Duration::from_millis(config.admission.busy_deadline_ms));
         Self {
             places: None,
-            deadline: deadline * 2,
+            deadline: deadline + busy_deadline,
             late: Code::StateUnavailable,
             body_bytes_max: config.server.body_bytes_max,
             body_read_timeout: deadline / 2,

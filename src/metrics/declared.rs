@@ -33,7 +33,7 @@ declare! {
     AUTH_SECONDS: Histogram "onair_auth_seconds" ["outcome"]
         "Time from a whole auth request to its decision; outcome is admitted, refused or unavailable.";
     AUTH_REDIS_SECONDS: Histogram "onair_auth_redis_seconds" []
-        "The part of onair_auth_seconds that was spent waiting for Redis, and before that for a turn where very many ask at once.";
+        "The part of onair_auth_seconds that was spent waiting for Redis, and before that for others where many ask at once.";
 
     AUTH_QUEUE_SECONDS: Histogram "onair_auth_queue_seconds" []
         "Time from accepting the connection of an auth call until its decision began: reading, parsing, waiting for a thread. It comes before onair_auth_seconds.";

@@ -3,13 +3,18 @@
 //! fred keeps a handle of each text that it sends, and has to make one of a text with memory of its own. An admission has
 //! seventeen: making and forgetting them one by one costs several times what putting them one behind the other does.
 
-use std::fmt::{Display, Write as _};
+use std::{
+    fmt::{Display, Write as _},
+    ops::Range,
+};
 
 use bytes::Bytes;
 
 /// How much room an admission needs.
 const ROOM_BYTES: usize = 1_024;
 const ROOM_TEXTS: usize = 18;
+/// How much room the count of joined calls needs.
+const ROOM_FOR_COUNT_BYTES: usize = 4;
 
 /// Keys and arguments on their way into a [`Call`].
 pub(super) struct CallBuilder {
@@ -65,23 +70,45 @@ impl Call {
         call.build()
     }
 
+    /// What several calls of one script are given, as `lua/each.lua` takes it apart again.
+    pub(super) fn joined(calls: &[Self]) -> Self {
+        let sum = |of: fn(&Self) -> usize| calls.iter().map(of).sum::<usize>();
+        let mut joined = CallBuilder {
+            text: String::with_capacity(sum(|call| call.text.len()) + ROOM_FOR_COUNT_BYTES),
+            ends: Vec::with_capacity(sum(|call| call.ends.len()) + 1),
+            keys: 0,
+        };
+        for call in calls {
+            call.texts().take(call.keys).for_each(|key| joined.key(&[key]));
+        }
+        for call in calls {
+            call.texts().skip(call.keys).for_each(|argument| joined.argument(argument));
+        }
+        joined.argument(calls.len());
+        joined.build()
+    }
+
     /// The first key, which says what server is asked.
     pub(super) fn first_key(&self) -> &str {
-        let end = if self.keys == 0 { 0 } else { self.ends[0] };
-        std::str::from_utf8(&self.text[..end]).expect("it was made of texts")
+        self.texts().take(self.keys).next().unwrap_or_default()
     }
 
     pub(super) fn keys(&self) -> Vec<Bytes> {
-        self.texts().take(self.keys).collect()
+        self.places().take(self.keys).map(|place| self.text.slice(place)).collect()
     }
 
     pub(super) fn arguments(&self) -> Vec<Bytes> {
-        self.texts().skip(self.keys).collect()
+        self.places().skip(self.keys).map(|place| self.text.slice(place)).collect()
     }
 
-    fn texts(&self) -> impl Iterator<Item = Bytes> {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let text = std::str::from_utf8(&self.text).expect("it was made of texts");
+        self.places().map(move |place| &text[place])
+    }
+
+    fn places(&self) -> impl Iterator<Item = Range<usize>> {
         let begins = std::iter::once(0).chain(self.ends.iter().copied());
-        begins.zip(&self.ends).map(|(begin, &end)| self.text.slice(begin..end))
+        begins.zip(&self.ends).map(|(begin, &end)| begin..end)
     }
 }
 
@@ -103,6 +130,9 @@ mod tests {
             (call.keys(), call.arguments()),
             (vec!["ab".into(), "c".into()], vec!["".into(), "7".into(), "\u{e4}".into()])
         );
+        let joined = Call::joined(&[call, Call::of(&["d".into(), "e".into()], &["f".into(), "g".into(), "h".into()])]);
+        assert_eq!(joined.keys(), ["ab", "c", "d", "e"]);
+        assert_eq!(joined.arguments(), ["", "7", "\u{e4}", "f", "g", "h", "2"]);
         let bare = Call::of(&[], &["x".to_owned()]);
         assert_eq!((bare.first_key(), bare.keys(), bare.arguments()), ("", vec![], vec![Bytes::from("x")]));
     }

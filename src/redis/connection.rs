@@ -46,6 +46,8 @@ pub(super) struct Connection {
     began: Instant,
     /// Since when an answer is owed, in milliseconds after `began`; 0 where none is.
     owed_since_ms: AtomicU64,
+    /// When it gave its last answer, in the same way.
+    answered_at_ms: AtomicU64,
     /// Whether the last that was heard of it is a command without an answer.
     is_suspect: AtomicBool,
 }
@@ -75,6 +77,7 @@ impl Connection {
             silence_max,
             began: Instant::now(),
             owed_since_ms: AtomicU64::new(0),
+            answered_at_ms: AtomicU64::new(0),
             is_suspect: AtomicBool::new(false),
         }
     }
@@ -104,6 +107,12 @@ impl Connection {
         self.client.is_connected() && !self.is_suspect.load(Ordering::Relaxed)
     }
 
+    /// When it gave its last answer, to the millisecond.
+    pub(super) fn answered_at(&self) -> Option<Instant> {
+        let at_ms = self.answered_at_ms.load(Ordering::Relaxed);
+        (at_ms != 0).then(|| self.began + Duration::from_millis(at_ms - 1))
+    }
+
     /// The answer of a command, or `None` where there is none within `limit`.
     pub(super) async fn answer<T>(
         &self,
@@ -116,6 +125,7 @@ impl Connection {
             Ok(Err(error)) if *error.kind() == ErrorKind::Timeout => {}
             Ok(answer) => {
                 owed_since_ms.store(0, Ordering::Relaxed);
+                self.answered_at_ms.store(self.now_ms(), Ordering::Relaxed);
                 self.is_suspect.store(false, Ordering::Relaxed);
                 return Some(answer);
             }

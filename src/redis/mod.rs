@@ -11,6 +11,7 @@
 //! - Every command names the key that it is about, and `servers.rs` knows who holds it: in a cluster, several servers do.
 
 mod attempts;
+mod batches;
 mod call;
 mod connection;
 mod events;
@@ -50,6 +51,7 @@ use tokio::sync::Notify;
 use self::{connection::Connection, resharding::Told, rush::Rush, servers::Servers};
 use crate::{config::RedisConfig, domain::Partition, lifecycle::Tasks};
 
+pub use batches::Ticket;
 pub use events::{Event, EventBatch, EventId, EventKind, LastWords};
 pub use kicks::KickIntent;
 pub use leases::{FencingToken, Lease};
@@ -136,7 +138,7 @@ pub struct Redis {
 
 struct Inner {
     servers: Arc<Servers>,
-    /// What keeps the map of the servers right.
+    /// What keeps the map of the servers right, and carries admissions.
     tasks: Tasks,
     command_timeout: Duration,
     /// Woken where an admission meets a closed partition.

@@ -28,18 +28,27 @@ macro_rules! script {
         };
     };
     ($constant:ident, $name:literal, behind $head:literal) => {
+        script!($constant, $name, include_str!(concat!("../../lua/", $head, ".lua")), "");
+    };
+    ($constant:ident, $name:literal, behind $head:literal, for each) => {
+        script!(
+            $constant,
+            $name,
+            // One behind the other, so that a line of an error is not far from that of the file.
+            concat!("local function of_one(KEYS, ARGV) ", include_str!(concat!("../../lua/", $head, ".lua"))),
+            concat!("end\n", include_str!("../../lua/each.lua"))
+        );
+    };
+    ($constant:ident, $name:literal, $before:expr, $after:expr) => {
         pub(super) static $constant: Script = Script {
             name: $name,
-            source: concat!(
-                include_str!(concat!("../../lua/", $head, ".lua")),
-                include_str!(concat!("../../lua/", $name, ".lua"))
-            ),
+            source: concat!($before, include_str!(concat!("../../lua/", $name, ".lua")), $after),
             sha1: LazyLock::new(|| sha1_hash($constant.source).into()),
         };
     };
 }
 
-script!(ADMIT, "admit", behind "transition");
+script!(ADMIT, "admit", behind "transition", for each);
 script!(CONFIRM, "confirm", behind "transition");
 script!(DESCRIBE, "describe", behind "transition");
 script!(END, "end", behind "transition");

@@ -32,15 +32,13 @@ use fred::{
     },
 };
 use futures_util::future::join_all;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    RedisError,
-    connection::Connection,
-    tls,
-    turns::{Turn, Turns},
-};
+use super::{RedisError, batches::Batches, connection::Connection, tls, turns::Turns};
 use crate::{
     config::RedisConfig,
     lifecycle::{TaskError, jitter},
@@ -89,7 +87,8 @@ pub(super) struct Server {
     quick: Box<[Arc<Connection>]>,
     bulk: Arc<Connection>,
     next: AtomicUsize,
-    turns: Turns,
+    pub(super) turns: Turns,
+    pub(super) batches: Batches,
 }
 
 /// Who holds what.
@@ -177,10 +176,10 @@ impl Servers {
         self.found(map.holder(key).and_then(|number| map.servers[number].bulk()))
     }
 
-    /// A turn at the server that holds `key`.
-    pub(super) fn turn(&self, key: &str) -> Result<impl Future<Output = Turn> + use<>, RedisError> {
+    /// The server that holds `key`.
+    pub(super) fn server(&self, key: &str) -> Result<Arc<Server>, RedisError> {
         let map = self.map();
-        self.found(map.holder(key).map(|number| map.servers[number].turns.take()))
+        self.found(map.holder(key).map(|number| Arc::clone(&map.servers[number])))
     }
 
     /// One connection to each server.
@@ -382,7 +381,8 @@ impl Servers {
         let connect = || self.connect_with(&self.config, address.clone()).map(Arc::new);
         let quick = (0..self.connections).map(|_| connect()).collect::<Result<_, _>>()?;
         let bulk = connect()?;
-        Ok(Server { quick, bulk, address, next: AtomicUsize::new(0), turns: Turns::default() })
+        let batches = Batches::new(self.is_cluster());
+        Ok(Server { quick, bulk, address, next: AtomicUsize::new(0), turns: Turns::default(), batches })
     }
 
     fn connect_with(&self, config: &Config, server: ServerConfig) -> Result<Connection, RedisError> {
@@ -437,6 +437,11 @@ impl Server {
         let mut in_turn = (0..count).map(|offset| &self.quick[start.wrapping_add(offset) % count]);
         let best = in_turn.clone().find(|connection| connection.is_promising());
         best.or_else(|| in_turn.find(|connection| connection.is_connected())).cloned()
+    }
+
+    /// When it answered one of those last.
+    pub(super) fn answered_at(&self) -> Option<Instant> {
+        self.quick.iter().filter_map(|connection| connection.answered_at()).max()
     }
 
     fn bulk(&self) -> Option<Arc<Connection>> {

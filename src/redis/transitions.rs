@@ -3,7 +3,7 @@
 use fred::types::Value;
 
 use super::{
-    FencingToken, Redis, RedisError, answer_parts,
+    FencingToken, Redis, RedisError, Ticket, answer_parts,
     call::Call,
     keys,
     record::{Publisher, Record, to_json},
@@ -193,16 +193,18 @@ impl Redis {
     /// # Errors
     /// Where Redis gives no answer; after [`RedisError::Timeout`] the path may have been taken all the same.
     pub async fn admit(&self, request: &AdmitRequest<'_>) -> Result<AdmitAnswer, RedisError> {
-        self.admit_at(request, None).await
+        self.admit_with(request, &Ticket::default(), None).await
     }
 
-    /// [`Redis::admit`] by another clock than that of Redis, for tests of expiry to the millisecond.
+    /// [`Redis::admit`] for one who may give up: if its ticket can still be taken then, Redis has not been asked and never will be.
+    /// By another clock than that of Redis where `now` is given, for tests of expiry to the millisecond.
     ///
     /// # Errors
     /// As [`Redis::admit`].
-    pub async fn admit_at(
+    pub async fn admit_with(
         &self,
         request: &AdmitRequest<'_>,
+        ticket: &Ticket,
         now: Option<Timestamp>,
     ) -> Result<AdmitAnswer, RedisError> {
         self.inner.rush.note_admission();
@@ -223,7 +225,7 @@ impl Redis {
         call.argument(to_json(&publisher));
         call.argument(StreamId::generate());
         call.argument(request.connecting_timeout_ms);
-        let answer = self.run_call(&script::ADMIT, &call.build()).await?;
+        let answer = self.admit_in_batch(request.path, call.build(), ticket).await?;
         self.parse_admission(answer)
     }
 

@@ -1,15 +1,18 @@
-//! Turns: how many auth calls ask a server at once.
+//! Turns: how many readers' calls ask a server at once.
 //!
-//! A node that comes back sends a thousand encoders in one moment. Were they all handed to Redis as they come, each answer would
-//! stand in this process's queue behind the work of all others, later than it is waited for
-//! (`redis.command_timeout_ms`), and be taken for that of a Redis that is away. So only some ask at once. The others wait in the order
-//! in which they came, within the deadline of their call, and Redis has heard nothing of those who give up.
+//! A thousand viewers may come in one moment. Were they all handed to Redis as they come, each answer would stand in this process's
+//! queue behind the work of all others, later than it is waited for (`redis.command_timeout_ms`), and be taken for that of a
+//! Redis that is away. So only some ask at once. The others wait in the order in which they came, within the deadline of
+//! their call, and Redis has heard nothing of those who give up. Publishers share what they ask: see `batches.rs`.
 //!
 //! Invariant: each server has turns of its own, so that one that hangs makes nobody wait who asks another.
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::{Redis, RedisError};
 use crate::domain::StreamPath;
@@ -48,8 +51,13 @@ impl Redis {
     /// Where it is not known.
     pub async fn turn(&self, path: &StreamPath) -> Result<Turn, RedisError> {
         // A key is hashed by what stands between its braces: the bare tag names the server of all keys of the partition.
-        let turn = self.inner.servers.turn(path.partition().as_str())?;
+        let turn = self.inner.servers.server(path.partition().as_str())?.turns.take();
         Ok(turn.await)
+    }
+
+    /// When the server that holds `path` gave its last answer to a small command, to the millisecond.
+    pub fn answered_at(&self, path: &StreamPath) -> Option<Instant> {
+        self.inner.servers.server(path.partition().as_str()).ok()?.answered_at()
     }
 }
 

@@ -1,0 +1,21 @@
+-- Runs what stands before it, as the function `of_one`, for each of several callers in turn. It is put behind a script when the
+-- program is built; it is no script itself.
+--
+-- KEYS    the first caller's, then the second's, and so on: as many for each
+-- ARGV    the same, and behind them all how many callers there are
+-- Result: what each was answered, in their order
+--
+-- Where it fails for one caller, Redis says only that: those before it were served, those behind it were not. Whoever asks
+-- has to ask again.
+
+local callers = tonumber(ARGV[#ARGV])
+local keys_each, arguments_each = #KEYS / callers, (#ARGV - 1) / callers
+local answers = {}
+for caller = 1, callers do
+  local keys_before, arguments_before = (caller - 1) * keys_each, (caller - 1) * arguments_each
+  answers[caller] = of_one(
+    { unpack(KEYS, keys_before + 1, keys_before + keys_each) },
+    { unpack(ARGV, arguments_before + 1, arguments_before + arguments_each) }
+  )
+end
+return answers
