@@ -17,6 +17,14 @@ pub type PartitionVersions = [u64; Partition::COUNT as usize];
 /// How many versions back `lua/transition.lua` keeps the paths that changed.
 pub const CHANGES_KEPT: u64 = 1_000;
 
+/// Up to so many small reads take the connections of admissions. More would keep those waiting; so few would wait themselves behind
+/// what the history reads.
+const QUICK_MAX: usize = 16;
+
+fn lane_for(reads: usize) -> Lane {
+    if reads <= QUICK_MAX { Lane::Quick } else { Lane::Bulk }
+}
+
 /// A path whose stream something is due to happen to.
 pub type DueStream = StreamPath;
 
@@ -108,18 +116,19 @@ impl Redis {
         paths_of(listings)
     }
 
-    /// The paths that changed in some partitions after the version given with each. Whole as long as no more than
-    /// [`CHANGES_KEPT`] versions have passed since.
+    /// The paths that changed in some partitions after the version given with each, which are about `count`. Whole as long as no
+    /// more than [`CHANGES_KEPT`] versions have passed since.
     ///
     /// # Errors
     /// Where Redis gives no answer.
-    pub async fn changed_paths(&self, since: &[(Partition, u64)]) -> Result<Vec<StreamPath>, RedisError> {
+    pub async fn changed_paths(&self, since: &[(Partition, u64)], count: u64) -> Result<Vec<StreamPath>, RedisError> {
         if since.is_empty() {
             return Ok(Vec::new());
         }
+        let lane = lane_for(usize::try_from(count).unwrap_or(usize::MAX));
         let key = |(partition, _): &(Partition, u64)| keys::changes(*partition);
         let listings: Vec<Vec<String>> = self
-            .pipelined(Lane::Bulk, since, key, |pipeline, key, (_, version)| {
+            .pipelined(lane, since, key, |pipeline, key, (_, version)| {
                 queued(pipeline.zrangebyscore(key, format!("({version}"), "+inf", false, None))
             })
             .await?;
@@ -157,7 +166,7 @@ impl Redis {
         let versions = partitions.iter().map(|&partition| Asked::Version(partition));
         let asked: Vec<Asked> = last.iter().map(Asked::Slot).chain(versions).collect();
         let mut answers = self
-            .pipelined::<_, Value>(Lane::Bulk, &asked, Asked::key, |pipeline, key, asked| match asked {
+            .pipelined::<_, Value>(lane_for(asked.len()), &asked, Asked::key, |pipeline, key, asked| match asked {
                 Asked::Slot(_) => queued(pipeline.hgetall(key)),
                 Asked::Version(_) => queued(pipeline.get(key)),
             })

@@ -119,6 +119,8 @@ struct Keeper {
 struct Changed {
     /// Partitions of which only some paths changed, and since when.
     since: Vec<(Partition, u64)>,
+    /// How many changes those are.
+    count: u64,
     /// Partitions of which too much changed, or of which nothing is known.
     whole: Vec<Partition>,
 }
@@ -166,7 +168,7 @@ impl Keeper {
             next.as_of = as_of;
         }
         let mut paths = self.held_anew(&changed.whole, &mut next).await?;
-        paths.extend(self.redis.changed_paths(&changed.since).await?);
+        paths.extend(self.redis.changed_paths(&changed.since, changed.count).await?);
         self.read_paths(&paths, &changed.partitions(), &told, &mut next).await?;
         next.set_progress(self.progress.latest(&next).await?);
         // Only now, since what was read is in the view only now: after a failure it is read again.
@@ -188,7 +190,10 @@ impl Keeper {
             }
             // A version that went back is that of a Redis that lost its memory.
             match now.checked_sub(known) {
-                Some(1..=CHANGES_KEPT) => changed.since.push((partition, known)),
+                Some(count @ 1..=CHANGES_KEPT) => {
+                    changed.since.push((partition, known));
+                    changed.count += count;
+                }
                 _ => changed.whole.push(partition),
             }
         }
