@@ -4,7 +4,7 @@
 //! nobody else on that node gets one: latency here is capacity there.
 //!
 //! Invariants:
-//! - The path of a known key costs one EVALSHA and nothing else: no Postgres, no second command, no node's control API.
+//! - The path of a known key costs one EVALSHA, its own or shared, and nothing else: no Postgres, no second command, no node's control API.
 //!   Calling `paths/*` of the node that waits for us would wait for itself.
 //! - Whatever cannot be known refuses ([`RefusalCode::StateUnavailable`]): no unauthorised stream, ever.
 //! - Every answer comes within the deadline of the configuration, or a later one where Redis is busy with those who came before.

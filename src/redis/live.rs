@@ -7,7 +7,10 @@ use fred::{
     types::{CustomCommand, Value},
 };
 
-use super::{Lane, PIPELINED_MAX, Redis, RedisError, keys, queued, record::Record};
+use super::{
+    Lane, PIPELINED_MAX, Redis, RedisError, answer_parts, call::Call, keys, queued, record::Record, script,
+    unknown_word,
+};
 use crate::domain::{NodeName, Partition, Playback, Progress, SourceId, Stream, StreamPath};
 
 /// The version of every partition, by its number: equal versions mean that nothing on air has changed. 0: the partition is
@@ -28,20 +31,72 @@ fn lane_for(reads: usize) -> Lane {
 /// A path whose stream something is due to happen to.
 pub type DueStream = StreamPath;
 
+fn path_of(text: &str) -> Result<StreamPath, RedisError> {
+    text.parse().map_err(|_| RedisError::Protocol("a listed path is no path".to_owned()))
+}
+
 fn paths_of(listings: Vec<Vec<String>>) -> Result<Vec<StreamPath>, RedisError> {
-    let path = |text: String| text.parse().map_err(|_| RedisError::Protocol("a listed path is no path".to_owned()));
-    listings.into_iter().flatten().map(path).collect()
+    listings.into_iter().flatten().map(|path| path_of(&path)).collect()
+}
+
+/// How many changes are read together with the versions that tell of them: what happens on air while a list is sent.
+const CHANGES_TOLD_MAX: usize = 64;
+
+/// What holds some paths.
+pub type Holders = Vec<(StreamPath, Option<Stream>)>;
+
+/// What has changed on air since a reader looked.
+#[derive(Debug)]
+pub struct Changes {
+    /// As they are now.
+    pub versions: PartitionVersions,
+    /// What holds the paths that changed, of the same moment. Partitions of which too much changed are missing, and all of
+    /// a cluster: these are still to be read.
+    pub told: Vec<(Partition, Holders)>,
 }
 
 type Slot = HashMap<String, String>;
 
 /// The stream of a slot; none, and a word in the log, where this version cannot read it.
-fn readable_stream(path: &StreamPath, slot: Slot) -> Option<Stream> {
-    let stream = Record::from_map(slot).map(|record| record.stream()).transpose();
+fn readable_stream(path: &StreamPath, slot: Option<Record>) -> Option<Stream> {
+    let stream = slot.map(|record| record.stream()).transpose();
     stream.unwrap_or_else(|error| {
         tracing::error!(%path, %error, "a stream on air was written by another version, and is not listed by this one");
         None
     })
+}
+
+fn versions_of(answers: Vec<Option<u64>>) -> PartitionVersions {
+    let mut versions = [0; Partition::COUNT as usize];
+    for (version, answer) in versions.iter_mut().zip(answers) {
+        *version = answer.unwrap_or(0);
+    }
+    versions
+}
+
+fn changes_of(rest: &mut impl Iterator<Item = Value>) -> Result<Changes, RedisError> {
+    let mut next = || match rest.next() {
+        Some(Value::Array(values)) => Ok(values),
+        _ => Err(RedisError::Protocol("changes answered without a list that belongs to its word".to_owned())),
+    };
+    let versions = Value::Array(next()?).convert().map_err(|error| RedisError::from_fred(&error))?;
+    let (mut told, mut partitions) = (Vec::new(), next()?.into_iter());
+    while let (Some(number), Some(slots)) = (partitions.next(), partitions.next()) {
+        let partition = number.as_usize().and_then(|number| Partition::all().nth(number.checked_sub(1)?));
+        let partition = partition.ok_or_else(|| RedisError::Protocol("changes named no partition".to_owned()))?;
+        told.push((partition, holders_of(slots.into_array())?));
+    }
+    Ok(Changes { versions: versions_of(versions), told })
+}
+
+fn holders_of(slots: Vec<Value>) -> Result<Holders, RedisError> {
+    let (mut holders, mut slots) = (Vec::with_capacity(slots.len() / 2), slots.into_iter());
+    while let (Some(path), Some(slot)) = (slots.next(), slots.next()) {
+        let path: StreamPath = path_of(&path.as_string().unwrap_or_default())?;
+        let stream = readable_stream(&path, Record::from_pairs(slot)?);
+        holders.push((path, stream));
+    }
+    Ok(holders)
 }
 
 /// What a pipeline asks for.
@@ -60,6 +115,26 @@ impl Asked<'_> {
 }
 
 impl Redis {
+    /// What has changed since a reader knew these versions, in one round trip. See `lua/changes.lua`.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer.
+    pub async fn changes_since(&self, known: &PartitionVersions) -> Result<Changes, RedisError> {
+        if self.inner.servers.is_cluster() {
+            return Ok(Changes { versions: self.versions().await?, told: Vec::new() });
+        }
+        let text = |version: &u64| if *version == 0 { String::new() } else { version.to_string() };
+        let texts: Vec<String> = known.iter().map(text).collect();
+        let keys: Vec<String> = Partition::all().map(keys::version).collect();
+        let call = Call::of(&keys, &[texts.join(","), CHANGES_TOLD_MAX.to_string()]);
+        let (word, mut rest) = answer_parts(self.run_call(&script::CHANGES, &call).await?)?;
+        match word.as_str() {
+            "same" => Ok(Changes { versions: *known, told: Vec::new() }),
+            "changed" => changes_of(&mut rest),
+            word => Err(unknown_word(script::CHANGES.name, word)),
+        }
+    }
+
     /// The versions of all partitions, in one round trip.
     ///
     /// # Errors
@@ -72,11 +147,7 @@ impl Redis {
         } else {
             self.versions_on_one(keys).await?
         };
-        let mut versions = [0; Partition::COUNT as usize];
-        for (version, answer) in versions.iter_mut().zip(answers) {
-            *version = answer.unwrap_or(0);
-        }
-        Ok(versions)
+        Ok(versions_of(answers))
     }
 
     /// Every list waits for this, and fred hands each command of a pipeline to the system by itself.
@@ -146,7 +217,7 @@ impl Redis {
         for chunk in paths.chunks(PIPELINED_MAX) {
             let slots: Vec<Slot> =
                 self.pipelined(Lane::Bulk, chunk, keys::slot, |pipeline, key, _| queued(pipeline.hgetall(key))).await?;
-            streams.extend(chunk.iter().zip(slots).map(|(path, slot)| readable_stream(path, slot)));
+            streams.extend(chunk.iter().zip(slots).map(|(path, slot)| readable_stream(path, Record::from_map(slot))));
         }
         Ok(streams)
     }
@@ -174,7 +245,7 @@ impl Redis {
         let versions = answers.split_off(last.len());
         for (path, slot) in last.iter().zip(answers) {
             let slot = slot.convert().map_err(|error| RedisError::from_fred(&error))?;
-            streams.push(readable_stream(path, slot));
+            streams.push(readable_stream(path, Record::from_map(slot)));
         }
         let version = |answer: Value| answer.convert().map(Option::unwrap_or_default);
         let versions = versions.into_iter().map(version).collect::<Result<_, _>>();

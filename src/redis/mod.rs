@@ -55,7 +55,7 @@ pub use batches::Ticket;
 pub use events::{Event, EventBatch, EventId, EventKind, LastWords};
 pub use kicks::KickIntent;
 pub use leases::{FencingToken, Lease};
-pub use live::{CHANGES_KEPT, DueStream, PartitionVersions};
+pub use live::{CHANGES_KEPT, Changes, DueStream, Holders, PartitionVersions};
 pub use memory::Memory;
 pub use nodes::NodeDirectory;
 pub use partitions::{Closed, Generations, Opening};

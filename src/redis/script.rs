@@ -59,6 +59,7 @@ script!(RESTORE, "restore", behind "transition");
 script!(MEND, "mend", behind "transition");
 script!(CHECK, "check", behind "server");
 script!(OPEN, "open", behind "server");
+script!(CHANGES, "changes");
 script!(SET_ASIDE, "set_aside");
 script!(LEASE, "lease");
 script!(RELEASE, "release");

@@ -56,6 +56,7 @@ impl Redis {
     }
 
     /// When the server that holds `path` gave its last answer to a small command, to the millisecond.
+    #[must_use]
     pub fn answered_at(&self, path: &StreamPath) -> Option<Instant> {
         self.inner.servers.server(path.partition().as_str()).ok()?.answered_at()
     }

@@ -6,6 +6,7 @@
 //! - Exact: a view that is handed out was checked against Redis after it was asked for. All who ask while a check is under
 //!   way share the next one, so ten thousand callers cost as many round trips as ten.
 //! - Only what changed is read again, and only that is put into the view: a check costs what has changed, not what is on air.
+//!   Where it is little, it comes in the same round trip in which it is found.
 //! - A Redis that lost its memory is not believed that nothing is on air: until it has it back, the last view stands for what
 //!   is missing, marked as stale. What a replica remembers so is put back by the rebuild.
 //! - Without Redis the last view is handed out, marked as stale: it is never empty because something is away. Before the
@@ -21,7 +22,7 @@ use crate::{
     domain::{Partition, StreamPath, Timestamp},
     lifecycle::{TaskError, Tasks},
     metrics,
-    redis::{CHANGES_KEPT, PartitionVersions, Redis, RedisError},
+    redis::{CHANGES_KEPT, Changes, Holders, PartitionVersions, Redis, RedisError},
 };
 
 /// The most callers that wait for one check. More are refused: the process is far beyond what it can serve.
@@ -152,7 +153,7 @@ impl Keeper {
 
     async fn refresh(&mut self) -> Result<(), RedisError> {
         let as_of = Timestamp::now();
-        let told = self.redis.versions().await?;
+        let Changes { versions: told, told: few } = self.redis.changes_since(&self.versions).await?;
         let is_whole = !told.contains(&CLOSED);
         if !is_whole && !self.has_read {
             return Err(RedisError::MemoryLost);
@@ -162,7 +163,7 @@ impl Keeper {
         for (version, known) in versions.iter_mut().zip(self.versions) {
             *version = if *version == CLOSED { known } else { *version };
         }
-        let changed = self.changed(&versions);
+        let changed = self.changed(&versions, &few);
         let mut next = Snapshot::clone(&self.current);
         if is_whole {
             next.as_of = as_of;
@@ -170,6 +171,10 @@ impl Keeper {
         let mut paths = self.held_anew(&changed.whole, &mut next).await?;
         paths.extend(self.redis.changed_paths(&changed.since, changed.count).await?);
         self.read_paths(&paths, &changed.partitions(), &told, &mut next).await?;
+        next.version += u64::from(!few.is_empty());
+        for (path, stream) in few.into_iter().flat_map(|(_, holders)| holders) {
+            next.put(&path, stream.map(Arc::new));
+        }
         next.set_progress(self.progress.latest(&next).await?);
         // Only now, since what was read is in the view only now: after a failure it is read again.
         self.versions = versions;
@@ -181,11 +186,12 @@ impl Keeper {
         Ok(())
     }
 
-    fn changed(&self, versions: &PartitionVersions) -> Changed {
+    /// What is to be read, beside what was told already.
+    fn changed(&self, versions: &PartitionVersions, told: &[(Partition, Holders)]) -> Changed {
         let mut changed = Changed::default();
         for partition in Partition::all() {
             let (known, now) = (self.versions[partition.index()], versions[partition.index()]);
-            if now == known {
+            if now == known || told.iter().any(|(of, _)| *of == partition) {
                 continue;
             }
             // A version that went back is that of a Redis that lost its memory.
