@@ -4,14 +4,19 @@ mod support;
 
 use std::time::Duration;
 
-use onair::domain::StreamPath;
+use onair::{
+    domain::{EndReason, NodeName, Protocol, SourceId, StreamPath},
+    redis::{AdmitRequest, Afterwards, EndRequest, Holder, KeyProjection, Redis},
+};
 use support::{
+    records::key_projection,
     redis_cluster::{ClusterOptions, RedisCluster},
     redis_sentinels::{RedisSentinels, SentinelOptions},
     stack::Stack,
-    stores::redis_at,
+    stores::{self, redis_at},
     test_redis::TestRedis,
 };
+use uuid::Uuid;
 
 async fn publishes(stack: Stack) {
     let replica = stack.replica().await;
@@ -73,4 +78,74 @@ async fn a_server_of_which_all_turns_are_taken_makes_nobody_wait_who_asks_anothe
     }
     taken.pop();
     assert!(turn(&of_masters[0].1).await.is_some());
+}
+
+/// A publisher comes.
+async fn come(redis: &Redis, key: &KeyProjection) -> SourceId {
+    let (node, source_id): (NodeName, _) = ("edge-1".parse().unwrap(), SourceId(Uuid::new_v4()));
+    let request = AdmitRequest {
+        path: &key.path,
+        secret_hash: key.secret_hash,
+        node: &node,
+        source_id: Some(source_id),
+        protocol: Protocol::Rtmp,
+        address: "192.0.2.7",
+        user_agent: "an encoder",
+        connecting_timeout_ms: 60_000,
+    };
+    redis.admit(&request).await.unwrap();
+    source_id
+}
+
+/// A publisher goes.
+async fn go(redis: &Redis, key: &KeyProjection, source_id: SourceId) {
+    let request = EndRequest {
+        path: &key.path,
+        holder: Holder::Source(source_id, &"edge-1".parse().unwrap()),
+        reason: EndReason::Unpublished,
+        afterwards: Afterwards::Gone,
+        progress: None,
+    };
+    redis.end(&request).await.unwrap();
+}
+
+/// Which is what keeps a list that meets a change from waiting twice.
+#[tokio::test]
+async fn one_server_tells_what_changed_in_the_answer_that_tells_that_something_did() {
+    let (_server, redis) = stores::redis().await;
+    let keys: Vec<KeyProjection> = (0..40).map(|number| key_projection(&format!("live/{number}"))).collect();
+    for key in &keys {
+        redis.project_key(key).await.unwrap();
+    }
+    let before = redis.versions().await.unwrap();
+    let mut sources = Vec::new();
+    for key in &keys {
+        sources.push(come(&redis, key).await);
+    }
+    go(&redis, &keys[7], sources[7]).await;
+    let changes = redis.changes_since(&before).await.unwrap();
+    assert_eq!(changes.versions, redis.versions().await.unwrap());
+    let mut holders: Vec<_> = changes.told.into_iter().flat_map(|(_, holders)| holders).collect();
+    holders.sort_by_key(|(path, _)| keys.iter().position(|key| key.path == *path));
+    assert_eq!(holders.len(), keys.len());
+    for (number, (path, stream)) in holders.into_iter().enumerate() {
+        assert_eq!(path, keys[number].path);
+        assert_eq!(stream.map(|stream| stream.source.id), (number != 7).then_some(sources[number]));
+    }
+
+    let after = changes.versions;
+    let unchanged = redis.changes_since(&after).await.unwrap();
+    assert!(unchanged.versions == after && unchanged.told.is_empty(), "{unchanged:?}");
+
+    // So many changes that they would keep others waiting are left to be read.
+    for _ in 0..40 {
+        let source = come(&redis, &keys[7]).await;
+        go(&redis, &keys[7], source).await;
+    }
+    come(&redis, &keys[7]).await;
+    go(&redis, &keys[8], sources[8]).await;
+    let changes = redis.changes_since(&after).await.unwrap();
+    assert_eq!(changes.versions, redis.versions().await.unwrap());
+    let told: Vec<_> = changes.told.iter().map(|(partition, _)| *partition).collect();
+    assert_eq!(told, [keys[8].path.partition()]);
 }
