@@ -1,8 +1,8 @@
 -- Runs what stands before it, as the function `of_one`, for each of several callers in turn. It is put behind a script when the
 -- program is built; it is no script itself.
 --
--- KEYS    the first caller's, then the second's, and so on: as many for each
--- ARGV    the same, and behind them all how many callers there are
+-- KEYS 1 ...  the first caller's, then the second's, and so on: as many for each
+-- ARGV 1 ...  the same, and behind them all how many callers there are
 -- Result: what each was answered, in their order
 --
 -- Where it fails for one caller, Redis says only that: those before it were served, those behind it were not. Whoever asks

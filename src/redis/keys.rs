@@ -17,6 +17,9 @@ const MEMORY: &str = "memory";
 /// What every transition of a path is given beside its slot, in the order of `lua/transition.lua`.
 const OF_TRANSITIONS: [&str; 6] = [LIVE, DEADLINES, VERSION, EVENTS, KICKS, CHANGES];
 
+/// How the keys of a version, of a partition's changes and of a slot end, the last before its path, for `lua/changes.lua`.
+pub(super) const ENDS_OF_CHANGES: [&str; 3] = [VERSION, CHANGES, "slot:"];
+
 /// The keys that every transition of a path is given, in the order of `lua/transition.lua`, with room for three more.
 pub(super) fn transition(path: &StreamPath) -> Vec<String> {
     let mut keys = Vec::with_capacity(10);

@@ -126,7 +126,9 @@ impl Redis {
         let text = |version: &u64| if *version == 0 { String::new() } else { version.to_string() };
         let texts: Vec<String> = known.iter().map(text).collect();
         let keys: Vec<String> = Partition::all().map(keys::version).collect();
-        let call = Call::of(&keys, &[texts.join(","), CHANGES_TOLD_MAX.to_string()]);
+        let mut arguments = vec![texts.join(","), CHANGES_TOLD_MAX.to_string()];
+        arguments.extend(keys::ENDS_OF_CHANGES.map(str::to_owned));
+        let call = Call::of(&keys, &arguments);
         let (word, mut rest) = answer_parts(self.run_call(&script::CHANGES, &call).await?)?;
         match word.as_str() {
             "same" => Ok(Changes { versions: *known, told: Vec::new() }),
