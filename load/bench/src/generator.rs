@@ -93,13 +93,19 @@ impl Round {
     }
 }
 
-/// Sends every request once.
+/// Sends every request once. Connections that are kept are made before the first call: who keeps one has made it long ago.
 pub async fn play(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) -> anyhow::Result<Round> {
     let next = Arc::new(AtomicUsize::new(0));
+    let mut kept = Vec::new();
+    if plan.connections == Connections::Kept {
+        for _ in 0..plan.callers {
+            kept.push(connect(address).await?);
+        }
+    }
     let began = Instant::now();
     let mut calling = JoinSet::new();
     for _ in 0..plan.callers {
-        calling.spawn(caller(address, Arc::clone(&requests), Arc::clone(&next), began, plan));
+        calling.spawn(caller((address, kept.pop()), Arc::clone(&requests), Arc::clone(&next), began, plan));
     }
     let mut round = Round::default();
     while let Some(caller) = calling.join_next().await {
@@ -114,13 +120,12 @@ pub async fn play(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) 
 }
 
 async fn caller(
-    address: SocketAddr,
+    (address, mut kept): (SocketAddr, Option<TcpStream>),
     requests: Arc<Vec<Vec<u8>>>,
     next: Arc<AtomicUsize>,
     round_began: Instant,
     plan: Plan,
 ) -> anyhow::Result<Round> {
-    let mut kept = None;
     let mut head = Vec::new();
     let mut called = Round::default();
     loop {
