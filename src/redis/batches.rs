@@ -1,8 +1,8 @@
 //! Batches: admissions that come at once are asked for together.
 //!
-//! An admission that comes alone is sent at once. While some are under way, others wait, and whoever then carries takes all of
-//! them along in one EVALSHA, as many as [`BATCH_MAX`]: each command costs Redis, this process and the system between them
-//! the same, however many admissions it holds. So the more come, the less each of them costs.
+//! An admission that comes alone is sent at once, by its caller. While enough are under way, others wait, and whoever then carries
+//! them takes all along in one EVALSHA, as many as [`BATCH_MAX`]: each command costs Redis, this process and the system
+//! between them the same, however many admissions it holds. So the more come, the less each of them costs.
 //!
 //! A node that comes back sends a thousand encoders in one moment. Were they all handed to Redis as they come, each answer
 //! would stand in this process's queue behind the work of all others, later than it is waited for
@@ -11,6 +11,7 @@
 //!
 //! Invariants:
 //! - Each server has batches of its own, so that one that hangs makes nobody wait who asks another.
+//! - Where somebody waits, somebody is under way, who sees to them when it is done, however it ends.
 //! - An admission is either sent or given up by its caller, never both: whoever takes its [`Ticket`] first says which.
 //! - In a cluster, a batch is about one partition, for Redis takes no script about several.
 //! - One admission that Redis stumbles over refuses nobody else.
@@ -25,7 +26,7 @@ use std::{
 
 use fred::types::Value;
 use futures_util::future::join_all;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{Redis, RedisError, call::Call, script, servers::Server};
 use crate::domain::{Partition, StreamPath};
@@ -58,6 +59,13 @@ struct Waiting {
     answer: oneshot::Sender<Result<Value, RedisError>>,
 }
 
+enum Entered {
+    /// It is under way.
+    AtOnce(Call),
+    /// Enough are; it will be told.
+    Waits(oneshot::Receiver<Result<Value, RedisError>>),
+}
+
 /// The admissions of one server.
 pub(super) struct Batches {
     is_cluster: bool,
@@ -80,17 +88,32 @@ impl Batches {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts one in. Whether somebody has to come and carry it.
-    fn put(&self, waiting: Waiting) -> Result<bool, RedisError> {
+    /// Lets an admission in. Whoever is let in at once has to leave again.
+    fn enter(&self, partition: Partition, call: Call, ticket: &Ticket) -> Result<Entered, RedisError> {
         let mut queue = self.queue();
+        let under_way_max = if self.is_cluster { UNDER_WAY_IN_CLUSTER_MAX } else { UNDER_WAY_MAX };
+        if queue.under_way < under_way_max {
+            queue.under_way += 1;
+            return Ok(Entered::AtOnce(call));
+        }
         if queue.waiting.len() >= WAITING_MAX {
             return Err(RedisError::Unavailable);
         }
-        queue.waiting.push_back(waiting);
-        let under_way_max = if self.is_cluster { UNDER_WAY_IN_CLUSTER_MAX } else { UNDER_WAY_MAX };
-        let has_room = queue.under_way < under_way_max;
-        queue.under_way += usize::from(has_room);
-        Ok(has_room)
+        let (answer, answered) = oneshot::channel();
+        queue.waiting.push_back(Waiting { partition, call, ticket: ticket.clone(), answer });
+        Ok(Entered::Waits(answered))
+    }
+
+    /// Says that one is done. Whether it has not left, because others wait who have to be seen to.
+    fn is_held_up(&self) -> bool {
+        let mut queue = self.queue();
+        let others_wait = !queue.waiting.is_empty();
+        queue.under_way -= usize::from(!others_wait);
+        others_wait
+    }
+
+    fn take(&self) -> Vec<Waiting> {
+        self.queue().take(self.is_cluster)
     }
 }
 
@@ -110,37 +133,32 @@ impl Queue {
     }
 }
 
-/// One who carries batches to a server, as long as there are any.
-struct Carrier {
+/// One of those under way at a server. When it is dropped, another one takes its place as long as somebody waits.
+struct UnderWay {
+    redis: Redis,
     server: Arc<Server>,
-    has_left: bool,
 }
 
-impl Carrier {
-    /// The next batch. None where nobody waits: then it has left.
-    fn next(&mut self) -> Option<Vec<Waiting>> {
-        let batches = &self.server.batches;
-        let mut queue = batches.queue();
-        let batch = queue.take(batches.is_cluster);
-        if batch.is_empty() {
-            // Under the same lock, so that whoever comes now knows that nobody will carry it.
-            queue.under_way -= 1;
-            self.has_left = true;
-        }
-        (!batch.is_empty()).then_some(batch)
-    }
-}
-
-impl Drop for Carrier {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        if !self.has_left {
-            self.server.batches.queue().under_way -= 1;
+        // Outside of a runtime nobody waits for an answer.
+        if self.server.batches.is_held_up() && Handle::try_current().is_ok() {
+            let next = Self { redis: self.redis.clone(), server: Arc::clone(&self.server) };
+            self.redis.inner.tasks.spawn_short("admissions", async move {
+                loop {
+                    let batch = next.server.batches.take();
+                    if batch.is_empty() {
+                        return;
+                    }
+                    next.redis.carry(batch).await;
+                }
+            });
         }
     }
 }
 
 impl Redis {
-    /// Has `admit` called for a path, together with others.
+    /// Has `admit` called for a path, by itself or together with others.
     pub(super) async fn admit_in_batch(
         &self,
         path: &StreamPath,
@@ -150,17 +168,16 @@ impl Redis {
         let partition = path.partition();
         // A key is hashed by what stands between its braces: the bare tag names the server of all keys of the partition.
         let server = self.inner.servers.server(partition.as_str())?;
-        let (answer, answered) = oneshot::channel();
-        if server.batches.put(Waiting { partition, call, ticket: ticket.clone(), answer })? {
-            let redis = self.clone();
-            let mut carrier = Carrier { server, has_left: false };
-            self.inner.tasks.spawn_short("admissions", async move {
-                while let Some(batch) = carrier.next() {
-                    redis.carry(batch).await;
+        match server.batches.enter(partition, call, ticket)? {
+            Entered::AtOnce(call) => {
+                let _under_way = UnderWay { redis: self.clone(), server };
+                if !ticket.take() {
+                    return Err(RedisError::Unavailable);
                 }
-            });
+                self.admit_all(&[call]).await.pop().unwrap_or(Err(RedisError::Unavailable))
+            }
+            Entered::Waits(answered) => answered.await.unwrap_or(Err(RedisError::Unavailable)),
         }
-        answered.await.unwrap_or(Err(RedisError::Unavailable))
     }
 
     async fn carry(&self, batch: Vec<Waiting>) {
@@ -190,41 +207,53 @@ impl Redis {
 mod tests {
     use super::*;
 
-    fn waiting(path: &str, ticket: &Ticket) -> Waiting {
+    /// Whether it is under way at once.
+    fn enter(batches: &Batches, path: &str, ticket: &Ticket) -> Result<bool, RedisError> {
         let partition = path.parse::<StreamPath>().expect("a path").partition();
-        let (answer, _) = oneshot::channel();
-        Waiting { partition, call: Call::of(&[], &[path.to_owned()]), ticket: ticket.clone(), answer }
+        let entered = batches.enter(partition, Call::of(&[], &[path.to_owned()]), ticket)?;
+        Ok(matches!(entered, Entered::AtOnce(_)))
+    }
+
+    /// One at which as many are under way as can be.
+    fn full(is_cluster: bool) -> Batches {
+        let batches = Batches::new(is_cluster);
+        while enter(&batches, "live/a", &Ticket::default()).unwrap() {}
+        assert_eq!(batches.take().len(), 1);
+        batches
     }
 
     fn sizes(batches: &Batches) -> Vec<usize> {
-        let mut queue = batches.queue();
-        std::iter::from_fn(|| Some(queue.take(batches.is_cluster).len()).filter(|&size| size > 0)).collect()
+        std::iter::from_fn(|| Some(batches.take().len()).filter(|&size| size > 0)).collect()
     }
 
     #[test]
     fn who_comes_while_enough_are_under_way_is_taken_along() {
         let batches = Batches::new(false);
-        let carried =
-            (0..100).filter(|number| batches.put(waiting(&format!("live/{number}"), &Ticket::default())).unwrap());
-        assert_eq!(carried.collect::<Vec<_>>(), [0, 1, 2, 3]);
+        let at_once = (0..104).filter(|number| enter(&batches, &format!("live/{number}"), &Ticket::default()).unwrap());
+        assert_eq!(at_once.collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert!(batches.is_held_up(), "whoever is done sees to those who wait");
         assert_eq!(sizes(&batches), [16, 16, 16, 16, 16, 16, 4]);
+        for _ in 0..UNDER_WAY_MAX {
+            assert!(!batches.is_held_up());
+        }
+        assert!(enter(&batches, "live/a", &Ticket::default()).unwrap(), "all have left");
     }
 
     #[test]
     fn in_a_cluster_a_batch_is_about_one_partition() {
-        let batches = Batches::new(true);
+        let batches = full(true);
         for path in ["live/a", "live/a", "live/b", "live/a"] {
-            batches.put(waiting(path, &Ticket::default())).unwrap();
+            assert!(!enter(&batches, path, &Ticket::default()).unwrap());
         }
         assert_eq!(sizes(&batches), [2, 1, 1]);
     }
 
     #[test]
     fn who_has_given_up_is_passed_over_and_who_was_sent_cannot_give_up() {
-        let batches = Batches::new(false);
+        let batches = full(false);
         let tickets = [Ticket::default(), Ticket::default()];
         for ticket in &tickets {
-            batches.put(waiting("live/a", ticket)).unwrap();
+            enter(&batches, "live/a", ticket).unwrap();
         }
         assert!(tickets[0].take());
         assert_eq!(sizes(&batches), [1]);
@@ -233,10 +262,10 @@ mod tests {
 
     #[test]
     fn no_more_wait_than_may() {
-        let batches = Batches::new(false);
+        let batches = full(false);
         for _ in 0..WAITING_MAX {
-            batches.put(waiting("live/a", &Ticket::default())).unwrap();
+            enter(&batches, "live/a", &Ticket::default()).unwrap();
         }
-        assert_eq!(batches.put(waiting("live/a", &Ticket::default())), Err(RedisError::Unavailable));
+        assert_eq!(enter(&batches, "live/a", &Ticket::default()), Err(RedisError::Unavailable));
     }
 }
