@@ -174,7 +174,7 @@ impl Redis {
                 if !ticket.take() {
                     return Err(RedisError::Unavailable);
                 }
-                self.admit_all(&[call]).await.pop().unwrap_or(Err(RedisError::Unavailable))
+                self.admit_alone(&call).await
             }
             Entered::Waits(answered) => answered.await.unwrap_or(Err(RedisError::Unavailable)),
         }
@@ -185,7 +185,7 @@ impl Redis {
         let mut answers = self.admit_all(&calls).await;
         if calls.len() > 1 && matches!(answers.first(), Some(Err(RedisError::Refused(_)))) {
             // It may have served some before it stumbled over one: who asks again is admitted again.
-            answers = join_all(calls.chunks(1).map(|alone| self.admit_all(alone))).await.concat();
+            answers = join_all(calls.iter().map(|alone| self.admit_alone(alone))).await;
         }
         for (caller, answer) in callers.into_iter().zip(answers) {
             // Who has hung up meanwhile sees to it by itself.
@@ -194,12 +194,19 @@ impl Redis {
     }
 
     async fn admit_all(&self, calls: &[Call]) -> Vec<Result<Value, RedisError>> {
+        if let [alone] = calls {
+            return vec![self.admit_alone(alone).await];
+        }
         let all = |error| vec![Err(error); calls.len()];
-        match self.run_call(&script::ADMIT, &Call::joined(calls)).await {
+        match self.run_call(&script::ADMIT_EACH, &Call::joined(calls)).await {
             Ok(Value::Array(answers)) if answers.len() == calls.len() => answers.into_iter().map(Ok).collect(),
             Ok(_) => all(RedisError::Protocol("admit did not answer everybody".to_owned())),
             Err(error) => all(error),
         }
+    }
+
+    async fn admit_alone(&self, call: &Call) -> Result<Value, RedisError> {
+        self.run_call(&script::ADMIT, call).await
     }
 }
 

@@ -48,7 +48,8 @@ macro_rules! script {
     };
 }
 
-script!(ADMIT, "admit", behind "transition", for each);
+script!(ADMIT, "admit", behind "transition");
+script!(ADMIT_EACH, "admit", behind "transition", for each);
 script!(CONFIRM, "confirm", behind "transition");
 script!(DESCRIBE, "describe", behind "transition");
 script!(END, "end", behind "transition");
