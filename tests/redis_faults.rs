@@ -192,22 +192,23 @@ async fn redis_that_is_too_slow_refuses_in_time_and_is_used_again_at_once() {
 /// A Redis that is busy is not away: its answers to those who came before put off the deadline of those who wait.
 #[tokio::test]
 async fn redis_that_answers_others_is_waited_for_beyond_the_deadline() {
-    let deadline = Duration::from_secs(1);
+    // Long, so that a machine that stands still for a moment is not taken for a silent Redis.
+    let deadline = Duration::from_millis(2_200);
     let bench = Bench::start_with(|config| {
-        config.redis.command_timeout_ms = 900;
-        config.admission.deadline_ms = 1_000;
+        config.redis.command_timeout_ms = 2_000;
+        config.admission.deadline_ms = 2_200;
         config.admission.busy_deadline_ms = 9_000;
     })
     .await;
-    bench.faulty.redis_line.slow(Duration::from_millis(100));
-    let questions = (0..500).map(async |_| {
+    bench.faulty.redis_line.slow(Duration::from_millis(200));
+    let questions = (0..400).map(async |_| {
         let watch = Stopwatch::start();
         ask(&bench.caller, &bench.key, None).await.expect(204);
         watch.elapsed()
     });
     let slowest = futures_util::future::join_all(questions).await.into_iter().max().unwrap_or_default();
     assert!(slowest > deadline, "nobody had to wait for longer: {slowest:?}");
-    say(&format!("500 at once: all admitted, the slowest after {} ms", slowest.as_millis()));
+    say(&format!("400 at once: all admitted, the slowest after {} ms", slowest.as_millis()));
     bench.replica.stop().await;
 }
 
