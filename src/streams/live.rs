@@ -170,9 +170,10 @@ impl Keeper {
         }
         let mut paths = self.held_anew(&changed.whole, &mut next).await?;
         paths.extend(self.redis.changed_paths(&changed.since, changed.count).await?);
-        self.read_paths(&paths, &changed.partitions(), &told, &mut next).await?;
-        next.version += u64::from(!few.is_empty());
-        for (path, stream) in few.into_iter().flat_map(|(_, holders)| holders) {
+        let mut holders = self.read_paths(paths, &changed.partitions(), &told).await?;
+        holders.extend(few.into_iter().flat_map(|(_, holders)| holders));
+        next.version += u64::from(!holders.is_empty());
+        for (path, stream) in holders {
             next.put(&path, stream.map(Arc::new));
         }
         next.set_progress(self.progress.latest(&next).await?);
@@ -218,25 +219,18 @@ impl Keeper {
         Ok(held)
     }
 
-    /// Puts what some paths of some partitions hold into the view.
+    /// What holds some paths of some partitions.
     async fn read_paths(
         &self,
-        paths: &[StreamPath],
+        paths: Vec<StreamPath>,
         partitions: &[Partition],
         told: &PartitionVersions,
-        next: &mut Snapshot,
-    ) -> Result<(), RedisError> {
-        let (streams, versions) = self.redis.streams_then_versions(paths, partitions).await?;
+    ) -> Result<Holders, RedisError> {
+        let (streams, versions) = self.redis.streams_then_versions(&paths, partitions).await?;
         // Redis may have lost its memory between the question what changed and the answers: then these say that nothing is there.
         if partitions.iter().zip(versions).any(|(partition, version)| version < told[partition.index()]) {
             return Err(RedisError::MemoryLost);
         }
-        for (path, stream) in paths.iter().zip(streams) {
-            next.put(path, stream.map(Arc::new));
-        }
-        if !paths.is_empty() {
-            next.version += 1;
-        }
-        Ok(())
+        Ok(paths.into_iter().zip(streams).collect())
     }
 }
