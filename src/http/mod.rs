@@ -28,6 +28,7 @@ mod publisher;
 mod refusals;
 mod seats;
 mod server;
+mod settled;
 mod stream_keys;
 mod stream_keys_dto;
 mod streams;

@@ -38,7 +38,7 @@ const AT_100: Load = Load { callers: 100, connections: Connections::Fresh, calls
 const ALONE: Load = Load { callers: 1, calls: 2_000, ..AT_100 };
 const AT_1000: Load = Load { callers: 1_000, calls: 8_000, ..AT_100 };
 
-const USAGE: &str = "usage: onair-bench PROGRAM [admissions|at-100|at-1000|refusals|lists|start ...], where PROGRAM is the release build of onair";
+const USAGE: &str = "usage: onair-bench PROGRAM [admissions|at-1|at-100|at-1000|refusals|lists|start ...], where PROGRAM is the release build of onair";
 
 /// What is measured: how many call at once, on which connections, how many calls a round has.
 #[derive(Clone, Copy)]
@@ -73,21 +73,14 @@ async fn bench(onair: &str, parts: &[&str]) -> anyhow::Result<()> {
             "admissions" => {
                 table();
                 for load in [ALONE, AT_100, AT_1000] {
-                    for connections in [Connections::Fresh, Connections::Kept] {
-                        unexpected += admissions(&subject, Load { connections, ..load }).await?;
-                    }
+                    unexpected += admissions_on_both(&subject, load).await?;
                 }
                 unexpected += postgres_per_call(&subject, AT_100).await?;
             }
-            "at-100" => {
+            "at-1" | "at-100" | "at-1000" => {
                 table();
-                unexpected += admissions(&subject, AT_100).await?;
-            }
-            "at-1000" => {
-                table();
-                for connections in [Connections::Fresh, Connections::Kept] {
-                    unexpected += admissions(&subject, Load { connections, ..AT_1000 }).await?;
-                }
+                let load = [ALONE, AT_100, AT_1000].into_iter().find(|load| *part == format!("at-{}", load.callers));
+                unexpected += admissions_on_both(&subject, load.context(USAGE)?).await?;
             }
             "refusals" => {
                 table();
@@ -129,6 +122,12 @@ impl Subject {
         }
         Ok(load.calls - round.unexpected)
     }
+}
+
+/// Admissions, on fresh connections and on kept ones.
+async fn admissions_on_both(subject: &Subject, load: Load) -> anyhow::Result<usize> {
+    let fresh = admissions(subject, Load { connections: Connections::Fresh, ..load }).await?;
+    Ok(fresh + admissions(subject, Load { connections: Connections::Kept, ..load }).await?)
 }
 
 /// Admissions. Gives how many calls were answered otherwise than they should be, as the others do.
