@@ -281,22 +281,12 @@ mod tests {
         future::pending,
         pin::pin,
         sync::atomic::{AtomicUsize, Ordering},
-        task::{Context, Wake, Waker},
     };
 
     use axum::routing::post;
     use tokio::io::AsyncWriteExt as _;
 
-    use super::*;
-
-    #[derive(Default)]
-    struct Task(AtomicUsize);
-
-    impl Wake for Task {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    use super::{super::settled::tests::Task, *};
 
     /// How often the task of a connection is called while it is polled for the first time, which takes a body to its handler.
     async fn calls_meanwhile<F: Future>(drive: impl FnOnce(Connection, Arc<Seat>, CancellationToken) -> F) -> usize {
@@ -317,11 +307,9 @@ mod tests {
         let service = Service { protocol: protocol(&limits), router: Router::new().route("/", post(reads)) };
         let (tasks, seat) = (Tasks::new(), Seats::new(1).take().unwrap());
         let connection = service.connection(stream, write, Some(&seat), &tasks);
-        let task = Arc::new(Task::default());
-        let mut driven = pin!(drive(connection, seat, tasks.stopping()));
-        assert!(driven.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&task)))).is_pending());
+        let calls = Arc::new(Task::default()).poll(pin!(drive(connection, seat, tasks.stopping())));
         assert_eq!(was_read.load(Ordering::Relaxed), 4, "the handler has the body");
-        task.0.load(Ordering::Relaxed)
+        calls
     }
 
     #[tokio::test]

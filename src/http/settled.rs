@@ -80,17 +80,31 @@ pub async fn settled<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
+pub(super) mod tests {
+    use std::{pin::Pin, sync::atomic::AtomicUsize};
 
     use super::*;
 
+    /// A task that counts how often it is called.
     #[derive(Default)]
-    struct Task(AtomicUsize);
+    pub(in crate::http) struct Task(AtomicUsize);
 
     impl Wake for Task {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Task {
+        /// Polls a future as this task. How often the task was called meanwhile.
+        pub(in crate::http) fn poll(self: &Arc<Self>, future: Pin<&mut impl Future>) -> usize {
+            let before = self.calls();
+            assert!(future.poll(&mut Context::from_waker(&Waker::from(Arc::clone(self)))).is_pending());
+            self.calls() - before
+        }
+
+        fn calls(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
         }
     }
 
@@ -99,22 +113,18 @@ mod tests {
     fn poll_once(calls: usize) -> (usize, usize, usize) {
         let task = Arc::new(Task::default());
         let (mut polls, mut of_future) = (0, None);
-        {
-            let mut future = pin!(settled(poll_fn(|context| {
-                polls += 1;
-                if polls <= calls {
-                    context.waker().wake_by_ref();
-                }
-                of_future = Some(context.waker().clone());
-                Poll::<()>::Pending
-            })));
-            assert!(future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&task)))).is_pending());
-        }
-        let meanwhile = task.0.swap(0, Ordering::Relaxed);
+        let meanwhile = task.poll(pin!(settled(poll_fn(|context| {
+            polls += 1;
+            if polls <= calls {
+                context.waker().wake_by_ref();
+            }
+            of_future = Some(context.waker().clone());
+            Poll::<()>::Pending
+        }))));
         let waker = of_future.expect("it was polled");
         waker.wake_by_ref();
         waker.wake();
-        (polls, meanwhile, task.0.load(Ordering::Relaxed))
+        (polls, meanwhile, task.calls() - meanwhile)
     }
 
     #[test]
@@ -136,9 +146,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_of_it_is_passed_on() {
         let (sent, received) = tokio::sync::oneshot::channel();
-        let waiting = tokio::spawn(settled(received));
-        tokio::task::yield_now().await;
-        sent.send("said").unwrap();
-        assert_eq!(waiting.await.unwrap().unwrap(), "said");
+        let (heard, said) = tokio::join!(settled(received), async { sent.send("said") });
+        assert_eq!((heard, said), (Ok("said"), Ok(())));
     }
 }
