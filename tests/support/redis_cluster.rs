@@ -2,7 +2,7 @@
 
 use fred::types::Value;
 use futures_util::future::{join_all, try_join_all};
-use onair::dev::servers::{Membership, Persistence, PrivateRedis, RedisOptions, RedisRole, free_port};
+use onair::dev::servers::{Listen, Membership, Persistence, PrivateRedis, RedisOptions, RedisRole, free_port};
 use uuid::Uuid;
 
 use super::{
@@ -13,6 +13,9 @@ use super::{
 const SLOTS: usize = 16_384;
 /// The first servers are the masters, and those behind them their replicas in the same order.
 pub const MASTERS: usize = 3;
+
+/// How many ports may be tried for the others of the cluster: one that was free a moment ago may be taken when Redis opens it.
+const BUS_PORT_TRIES: usize = 5;
 
 /// How a cluster is to be.
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +192,17 @@ fn rows(map: Value) -> Vec<(i64, i64, i64)> {
 }
 
 async fn start_server(options: ClusterOptions, password: &str) -> PrivateRedis {
-    let bus_port = free_port().expect("a port for the others of the cluster");
+    for _ in 1..BUS_PORT_TRIES {
+        match try_to_start_server(options, password).await {
+            Err(error) if Listen::was_taken(&error) => {}
+            outcome => return outcome.expect("Redis starts"),
+        }
+    }
+    try_to_start_server(options, password).await.expect("Redis starts")
+}
+
+async fn try_to_start_server(options: ClusterOptions, password: &str) -> anyhow::Result<PrivateRedis> {
+    let bus_port = free_port()?;
     let settings = format!(
         "masterauth {password}\ncluster-enabled yes\ncluster-config-file nodes.conf\ncluster-port {}\n\
          cluster-node-timeout {}\ncluster-replica-validity-factor 0\ncluster-replica-no-failover no\n\
@@ -198,7 +211,7 @@ async fn start_server(options: ClusterOptions, password: &str) -> PrivateRedis {
     );
     let role = RedisRole::Member(Membership { password: password.to_owned(), settings });
     let options = RedisOptions { persistence: options.persistence, ..RedisOptions::scratch_at_port() };
-    PrivateRedis::start_as(role, options).await.expect("Redis starts")
+    PrivateRedis::start_as(role, options).await
 }
 
 async fn bus_port(server: &PrivateRedis) -> u16 {
