@@ -9,7 +9,7 @@ use std::{
 
 use onair::{
     config::ConfigSecret,
-    dev::servers::{Membership, PrivateRedis, RedisOptions, RedisRole, free_port},
+    dev::servers::{Membership, PrivateRedis, RedisOptions, RedisRole},
 };
 use support::{
     api_client::ApiClient,
@@ -45,13 +45,19 @@ fn make_certificate(directory: &Path, name: &str) {
 
 /// A Redis that speaks TLS, with a user for Onair, and where it is.
 async fn start_redis(directory: &Path) -> (PrivateRedis, u16) {
-    let (tls_port, place) = (free_port().unwrap(), directory.display());
+    let place = directory.display();
     let settings = format!(
-        "tls-port {tls_port}\ntls-auth-clients no\ntls-ca-cert-file {place}/ours.pem\ntls-cert-file {place}/redis.pem\n\
+        "tls-auth-clients no\ntls-ca-cert-file {place}/ours.pem\ntls-cert-file {place}/redis.pem\n\
          tls-key-file {place}/redis.key\nuser {USER} on >{WORD} ~onair:* +@all -@admin -@dangerous +info"
     );
-    let role = RedisRole::Member(Membership { password: "of-nobody-else".to_owned(), settings });
-    (PrivateRedis::start_as(role, RedisOptions::scratch_at_port()).await.unwrap(), tls_port)
+    let role = RedisRole::Member(Membership {
+        password: "of-nobody-else".to_owned(),
+        settings,
+        further_port: Some("tls-port"),
+    });
+    let redis = PrivateRedis::start_as(role, RedisOptions::scratch_at_port()).await.unwrap();
+    let tls_port = redis.further_port().unwrap();
+    (redis, tls_port)
 }
 
 #[tokio::test(flavor = "multi_thread")]

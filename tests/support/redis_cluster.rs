@@ -2,7 +2,7 @@
 
 use fred::types::Value;
 use futures_util::future::{join_all, try_join_all};
-use onair::dev::servers::{Listen, Membership, Persistence, PrivateRedis, RedisOptions, RedisRole, free_port};
+use onair::dev::servers::{Membership, Persistence, PrivateRedis, RedisOptions, RedisRole};
 use uuid::Uuid;
 
 use super::{
@@ -13,9 +13,6 @@ use super::{
 const SLOTS: usize = 16_384;
 /// The first servers are the masters, and those behind them their replicas in the same order.
 pub const MASTERS: usize = 3;
-
-/// How many ports may be tried for the others of the cluster: one that was free a moment ago may be taken when Redis opens it.
-const BUS_PORT_TRIES: usize = 5;
 
 /// How a cluster is to be.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +62,7 @@ impl RedisCluster {
             say(master, &["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]).await;
         }
         for other in &self.servers[1..] {
-            let (port, bus_port) = (other.port().expect("it has one"), bus_port(other).await);
+            let (port, bus_port) = (other.port().expect("it has one"), other.further_port().expect("and another one"));
             say(first, &["CLUSTER", "MEET", "127.0.0.1", &port.to_string(), &bus_port.to_string()]).await;
         }
         until_within(AGREED_WITHIN, "the cluster has formed", async || {
@@ -192,31 +189,16 @@ fn rows(map: Value) -> Vec<(i64, i64, i64)> {
 }
 
 async fn start_server(options: ClusterOptions, password: &str) -> PrivateRedis {
-    for _ in 1..BUS_PORT_TRIES {
-        match try_to_start_server(options, password).await {
-            Err(error) if Listen::was_taken(&error) => {}
-            outcome => return outcome.expect("Redis starts"),
-        }
-    }
-    try_to_start_server(options, password).await.expect("Redis starts")
-}
-
-async fn try_to_start_server(options: ClusterOptions, password: &str) -> anyhow::Result<PrivateRedis> {
-    let bus_port = free_port()?;
     let settings = format!(
-        "masterauth {password}\ncluster-enabled yes\ncluster-config-file nodes.conf\ncluster-port {}\n\
+        "masterauth {password}\ncluster-enabled yes\ncluster-config-file nodes.conf\n\
          cluster-node-timeout {}\ncluster-replica-validity-factor 0\ncluster-replica-no-failover no\n\
          cluster-migration-barrier 99\nrepl-diskless-sync-delay 0\n{}",
-        bus_port, options.node_timeout_ms, options.settings,
+        options.node_timeout_ms, options.settings,
     );
-    let role = RedisRole::Member(Membership { password: password.to_owned(), settings });
+    let further_port = Some("cluster-port");
+    let role = RedisRole::Member(Membership { password: password.to_owned(), settings, further_port });
     let options = RedisOptions { persistence: options.persistence, ..RedisOptions::scratch_at_port() };
-    PrivateRedis::start_as(role, options).await
-}
-
-async fn bus_port(server: &PrivateRedis) -> u16 {
-    let setting: Vec<String> = raw_redis::command(server, &["CONFIG", "GET", "cluster-port"]).await;
-    setting[1].parse().expect("a port")
+    PrivateRedis::start_as(role, options).await.expect("Redis starts")
 }
 
 async fn cluster_info(server: &PrivateRedis) -> String {

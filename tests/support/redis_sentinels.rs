@@ -135,7 +135,7 @@ impl RedisSentinels {
 
 async fn start_store(password: &str, settings: &str) -> PrivateRedis {
     let settings = format!("masterauth {password}\nrepl-diskless-sync-delay 0\n{settings}");
-    let role = RedisRole::Member(Membership { password: password.to_owned(), settings });
+    let role = RedisRole::Member(Membership { password: password.to_owned(), settings, further_port: None });
     let options = RedisOptions { persistence: Persistence::None, ..RedisOptions::scratch_at_port() };
     PrivateRedis::start_as(role, options).await.expect("Redis starts")
 }
@@ -147,6 +147,6 @@ async fn start_sentinel(own: &str, of_stores: &str, master_port: u16, options: S
          sentinel failover-timeout {SERVICE} 4000\nsentinel parallel-syncs {SERVICE} 2\n",
         options.down_after_ms,
     );
-    let role = RedisRole::Sentinel(Membership { password: own.to_owned(), settings });
+    let role = RedisRole::Sentinel(Membership { password: own.to_owned(), settings, further_port: None });
     PrivateRedis::start_as(role, RedisOptions::scratch_at_port()).await.expect("a sentinel starts")
 }

@@ -71,17 +71,12 @@ async fn bench(onair: &str, parts: &[&str]) -> anyhow::Result<()> {
     for part in parts {
         match *part {
             "admissions" => {
-                table();
-                for load in [ALONE, AT_100, AT_1000] {
-                    unexpected += admissions_on_both(&subject, load).await?;
-                }
+                unexpected += admissions_of(&subject, &[ALONE, AT_100, AT_1000]).await?;
                 unexpected += postgres_per_call(&subject, AT_100).await?;
             }
-            "at-1" | "at-100" | "at-1000" => {
-                table();
-                let load = [ALONE, AT_100, AT_1000].into_iter().find(|load| *part == format!("at-{}", load.callers));
-                unexpected += admissions_on_both(&subject, load.context(USAGE)?).await?;
-            }
+            "at-1" => unexpected += admissions_of(&subject, &[ALONE]).await?,
+            "at-100" => unexpected += admissions_of(&subject, &[AT_100]).await?,
+            "at-1000" => unexpected += admissions_of(&subject, &[AT_1000]).await?,
             "refusals" => {
                 table();
                 for load in [ALONE, AT_100, AT_1000] {
@@ -124,10 +119,16 @@ impl Subject {
     }
 }
 
-/// Admissions, on fresh connections and on kept ones.
-async fn admissions_on_both(subject: &Subject, load: Load) -> anyhow::Result<usize> {
-    let fresh = admissions(subject, Load { connections: Connections::Fresh, ..load }).await?;
-    Ok(fresh + admissions(subject, Load { connections: Connections::Kept, ..load }).await?)
+/// A table of admissions, each load on fresh connections and on kept ones.
+async fn admissions_of(subject: &Subject, loads: &[Load]) -> anyhow::Result<usize> {
+    table();
+    let mut unexpected = 0;
+    for &load in loads {
+        for connections in [Connections::Fresh, Connections::Kept] {
+            unexpected += admissions(subject, Load { connections, ..load }).await?;
+        }
+    }
+    Ok(unexpected)
 }
 
 /// Admissions. Gives how many calls were answered otherwise than they should be, as the others do.

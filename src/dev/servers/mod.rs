@@ -57,8 +57,7 @@ impl Listen {
     }
 
     /// Whether a server did not start because somebody else has a port of it.
-    #[must_use]
-    pub fn was_taken(error: &anyhow::Error) -> bool {
+    fn was_taken(error: &anyhow::Error) -> bool {
         format!("{error:#}").contains("Address already in use")
     }
 }

@@ -76,6 +76,8 @@ pub struct Membership {
     pub password: String,
     /// Further lines of configuration.
     pub settings: String,
+    /// The setting of a further port, where one is to be chosen that is free: `cluster-port`, `tls-port`.
+    pub further_port: Option<&'static str>,
 }
 
 impl fmt::Debug for Membership {
@@ -91,6 +93,10 @@ impl RedisRole {
             Self::Member(membership) | Self::Sentinel(membership) => Some(membership),
         }
     }
+
+    fn further_port(&self) -> Option<&'static str> {
+        self.membership()?.further_port
+    }
 }
 
 /// A running Redis of our own. Dropping it stops it without waiting for that.
@@ -105,7 +111,7 @@ pub struct PrivateRedis {
 
 enum Address {
     Socket(PathBuf),
-    Port { port: u16, password: String },
+    Port { port: u16, further_port: Option<u16>, password: String },
 }
 
 impl Address {
@@ -114,7 +120,8 @@ impl Address {
             Listen::UnixSocket => Self::Socket(server.runtime().join("redis.sock")),
             Listen::LoopbackPort(port) => {
                 let password = role.membership().map_or_else(random_hex, |group| Ok(group.password.clone()))?;
-                Self::Port { port: port.map_or_else(free_port, Ok)?, password }
+                let further_port = role.further_port().map(|_| free_port()).transpose()?;
+                Self::Port { port: port.map_or_else(free_port, Ok)?, further_port, password }
             }
         })
     }
@@ -124,7 +131,7 @@ impl Address {
         let talk = async {
             match self {
                 Self::Socket(path) => ping(UnixStream::connect(path).await?, None).await,
-                Self::Port { port, password } => {
+                Self::Port { port, password, .. } => {
                     ping(TcpStream::connect(("127.0.0.1", *port)).await?, Some(password)).await
                 }
             }
@@ -227,6 +234,15 @@ impl PrivateRedis {
         }
     }
 
+    /// The further port, where its [`Membership`] asks for one and it has a loopback port.
+    #[must_use]
+    pub fn further_port(&self) -> Option<u16> {
+        match &self.address {
+            Address::Socket(_) => None,
+            Address::Port { further_port, .. } => *further_port,
+        }
+    }
+
     /// The process, while there is one.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
@@ -302,8 +318,10 @@ impl PrivateRedis {
             Address::Socket(path) => {
                 format!("port 0\nunixsocket {}\nunixsocketperm 600\n", utf8(path)?)
             }
-            Address::Port { port, password } => format!("port {port}\nrequirepass {password}\n"),
+            Address::Port { port, password, .. } => format!("port {port}\nrequirepass {password}\n"),
         };
+        let further_port = self.role.further_port().zip(self.further_port());
+        let further_port = further_port.map_or_else(String::new, |(setting, port)| format!("{setting} {port}\n"));
         let append_only = match self.persistence {
             Persistence::AppendOnly => "yes",
             Persistence::None => "no",
@@ -317,7 +335,7 @@ impl PrivateRedis {
         };
         Ok(format!(
             "bind 127.0.0.1\nprotected-mode yes\n{listen}\
-             dir {}\nlogfile \"\"\ndaemonize no\n{keeping}{further}\n",
+             dir {}\nlogfile \"\"\ndaemonize no\n{keeping}{further_port}{further}\n",
             quoted(self.server.home())?,
         ))
     }
