@@ -38,7 +38,7 @@ pub async fn observe(world: Arc<World>) {
     let mut ever_listed = HashSet::new();
     while !world.is_over() {
         let on_air = sources_on(&world.edges);
-        let listed = world.replica(0).listed_sources().await;
+        let listed = world.listed_sources().await;
         let now = Instant::now();
         ever_listed.extend(listed.iter().cloned());
         let differences = differences(&listed, &on_air, &ever_listed);

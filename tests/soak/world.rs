@@ -72,6 +72,8 @@ pub struct World {
     pub books: Books,
     pub broadcaster_id: String,
     replicas: Mutex<Vec<Arc<Replica>>>,
+    /// Held to read while somebody looks at what a replica lists, and to write while one dies.
+    looks: RwLock<()>,
     gate: RwLock<()>,
     /// True while nobody may begin anything.
     hush: watch::Sender<bool>,
@@ -99,6 +101,7 @@ impl World {
             books: Books::default(),
             broadcaster_id,
             replicas: Mutex::new(replicas),
+            looks: RwLock::new(()),
             gate: RwLock::new(()),
             hush: watch::Sender::new(false),
             is_over: AtomicBool::new(false),
@@ -153,18 +156,25 @@ impl World {
         for edge in &self.edges {
             edge.is_excused_for(Duration::from_secs(3));
         }
+        let nobody_looks = self.looks.write().await;
         let dead = std::mem::replace(&mut lock(&self.replicas)[number], successor);
         dead.tasks.abort();
-        drop(quiet);
+        drop((nobody_looks, quiet));
     }
 
     pub async fn is_right(&self) -> bool {
         self.differences().await.is_empty()
     }
 
+    /// What a replica lists that does not die meanwhile.
+    pub async fn listed_sources(&self) -> Vec<Source> {
+        let _it_lives = self.looks.read().await;
+        self.replica(0).listed_sources().await
+    }
+
     /// What is listed and not on air, and what is on air and not listed.
     pub async fn differences(&self) -> Vec<String> {
-        let (listed, on_air) = (self.replica(0).listed_sources().await, sources_on(&self.edges));
+        let (listed, on_air) = (self.listed_sources().await, sources_on(&self.edges));
         let only = |ours: &[Source], others: &[Source], what: &str| -> Vec<String> {
             ours.iter().filter(|it| !others.contains(it)).map(|it| format!("{what}: {it:?}")).collect()
         };
