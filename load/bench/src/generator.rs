@@ -97,15 +97,17 @@ impl Round {
 /// long ago. Otherwise the first call on each would be told as slow, and with a hundred callers those were the slowest hundredth.
 pub async fn play(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) -> anyhow::Result<Round> {
     let next = Arc::new(AtomicUsize::new(0));
+    // Whoever has nothing to send would still connect.
+    let callers = plan.callers.min(requests.len());
     let mut kept = Vec::new();
     if plan.connections == Connections::Kept {
-        for _ in 0..plan.callers {
+        for _ in 0..callers {
             kept.push(used_once(connect(address).await?).await?);
         }
     }
     let began = Instant::now();
     let mut calling = JoinSet::new();
-    for _ in 0..plan.callers {
+    for _ in 0..callers {
         calling.spawn(caller((address, kept.pop()), Arc::clone(&requests), Arc::clone(&next), began, plan));
     }
     let mut round = Round::default();

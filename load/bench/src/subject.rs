@@ -16,7 +16,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::generator::{self, Connections, Plan, post};
+use crate::{
+    generator::{self, Connections, Plan, post},
+    mib,
+};
 
 const API_SECRET: &str = "api-secret-of-the-bench-0123456789abcdef";
 const NODE_SECRET: &str = "node-secret-of-the-bench-0123456789abcdef";
@@ -263,10 +266,10 @@ impl Subject {
     }
 
     /// Resident memory of Onair.
-    pub fn resident_kib(&self) -> anyhow::Result<u64> {
+    pub fn resident_mib(&self) -> anyhow::Result<f64> {
         let status = self.proc("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse()?)
+        Ok(mib(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1_024))
     }
 
     /// Puts so many more keys into Postgres.

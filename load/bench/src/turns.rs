@@ -73,25 +73,42 @@ pub fn table() {
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
 }
 
+/// Onair's figures in those of the server beside it, medians over the turns.
+pub struct Ratios {
+    pub p50: f64,
+    pub p99: f64,
+    pub throughput: f64,
+    /// Processor time of a call, stores included.
+    pub cpu: f64,
+}
+
 /// A line of the table: ratios are medians over the turns, each turn's of one server to the same turn's of the other.
-pub fn report(what: &str, load: Load, floor: &Turns, onair: &Turns) {
+pub fn report(what: &str, load: Load, floor: &Turns, onair: &Turns) -> Ratios {
     let ratios = |ours: &[f64], theirs: &[f64]| {
         let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
         ratios.sort_by(f64::total_cmp);
         ratios
     };
-    let throughput = ratios(&onair.throughput, &floor.throughput);
+    let spread = ratios(&onair.throughput, &floor.throughput);
+    let whole =
+        |turns: &Turns| -> Vec<f64> { turns.server_us.iter().zip(&turns.stores_us).map(|(a, b)| a + b).collect() };
+    let found = Ratios {
+        p50: median(&ratios(&onair.p50_us, &floor.p50_us)),
+        p99: median(&ratios(&onair.p99_us, &floor.p99_us)),
+        throughput: median(&spread),
+        cpu: median(&ratios(&whole(onair), &whole(floor))),
+    };
     println!(
         "| {what} | {} | {} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} ({:.2}-{:.2}) | {:.0} + {:.0} | {:.0} + {:.0} | {}, {} |",
         load.callers,
         if load.connections == Connections::Fresh { "fresh" } else { "kept" },
         median(&floor.p50_us),
         median(&onair.p50_us),
-        median(&ratios(&onair.p50_us, &floor.p50_us)),
-        median(&ratios(&onair.p99_us, &floor.p99_us)),
-        median(&throughput),
-        throughput.first().copied().unwrap_or_default(),
-        throughput.last().copied().unwrap_or_default(),
+        found.p50,
+        found.p99,
+        found.throughput,
+        spread.first().copied().unwrap_or_default(),
+        spread.last().copied().unwrap_or_default(),
         median(&floor.server_us),
         median(&floor.stores_us),
         median(&onair.server_us),
@@ -99,6 +116,7 @@ pub fn report(what: &str, load: Load, floor: &Turns, onair: &Turns) {
         floor.unexpected,
         onair.unexpected,
     );
+    found
 }
 
 /// The median; 0 of none.
