@@ -1,6 +1,6 @@
 //! Onair as it is shipped: the release binary as a child process, its stores, and the keys that the calls use.
 
-use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
+use std::{ffi::OsStr, net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use onair::{
@@ -84,6 +84,13 @@ pub struct Subject {
     postgres: PrivatePostgres,
 }
 
+/// A program that is killed when we end, however that is: also where nothing is left of us that could stop it.
+fn ends_with_us(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
+    command
+}
+
 fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -113,17 +120,15 @@ impl Subject {
         ];
         let program = onair_program.to_owned();
         let command = move |verb: &str| {
-            let mut command = Command::new(&program);
+            let mut command = ends_with_us(&program);
             command.arg(verb).env_clear().envs(variables.clone()).stdin(Stdio::null()).stdout(Stdio::null());
-            command.kill_on_drop(true);
             command
         };
         ensure!(command("migrate").status().await?.success(), "onair migrate failed");
         let process = command("serve").spawn().context("onair does not start")?;
-        let mut floor_process = Command::new(std::env::current_exe()?)
+        let mut floor_process = ends_with_us(std::env::current_exe()?)
             .args(["floor", &redis.url(), &postgres.url()])
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()?;
         let output = floor_process.stdout.take().context("no output")?;
         let floor = BufReader::new(output).lines().next_line().await?.context("the floor does not start")?.parse()?;
