@@ -9,17 +9,17 @@ use onair::{
     config::{ConfigSecret, HistoryConfig, PostgresConfig},
     dev::servers::{Durability, PostgresOptions, PrivatePostgres},
     domain::{
-        Broadcaster, EndReason, KeyId, NodeName, Progress, Protocol, Renditions, SourceId, SourceType, StreamId,
-        StreamState, StreamStateWord, Timestamp,
+        Broadcaster, EndReason, KeyId, NodeName, Progress, Renditions, SourceId, SourceType, StreamId, StreamState,
+        StreamStateWord, Timestamp,
     },
     history::{History, HistoryReport, Role},
     lifecycle::Tasks,
     postgres::{EndedFilter, Postgres, Totals},
-    redis::{Admission, AdmitRequest, Afterwards, EndRequest, Ending, Event, Holder, Redis},
+    redis::{Admission, Afterwards, EndRequest, Ending, Event, Holder, Redis},
     stream_keys::{CreatedKey, NewKey, StreamKeys},
 };
 use support::{
-    records::{broadcaster, first_page, path, settings},
+    records::{admit_request, broadcaster, first_page, path, settings},
     stopwatch::Stopwatch,
     stores,
     stores::{by_test, until},
@@ -82,16 +82,7 @@ impl Bench {
     /// Admits a publisher and says that it is online.
     async fn go_live<'a>(&'a self, key: &'a CreatedKey) -> OnAir<'a> {
         let (node, source_id): (NodeName, _) = ("edge-1".parse().unwrap(), SourceId(Uuid::now_v7()));
-        let request = AdmitRequest {
-            path: &key.key.path,
-            secret_hash: key.secret.hash(),
-            node: &node,
-            source_id: Some(source_id),
-            protocol: Protocol::Rtmp,
-            address: "192.0.2.7",
-            user_agent: "an encoder",
-            connecting_timeout_ms: 15_000,
-        };
+        let request = admit_request(&key.key.path, key.secret.hash(), &node, source_id);
         let Admission::Admitted { stream_id, .. } = self.redis.admit(&request).await.unwrap().admission else {
             panic!("{} is not admitted", key.key.path)
         };

@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use onair::{
     config::{HistoryConfig, PostgresConfig, WhenFull},
-    domain::{EndReason, NodeName, Partition, Protocol, Secret, SourceId, SourceType, StreamPath, StreamStateWord},
+    domain::{EndReason, NodeName, Partition, Secret, SourceId, SourceType, StreamPath, StreamStateWord},
     history::{History, Role},
     lifecycle::Tasks,
     postgres::Postgres,
@@ -25,6 +25,7 @@ use support::{
     faulty_stack::FaultyStack,
     measured::{say, within},
     raw_redis,
+    records::admit_request,
     stack::{Replica, TestKey, node_password},
     stores,
     stores::until,
@@ -70,14 +71,8 @@ impl Publisher {
     async fn broadcast(&mut self, redis: &Redis, node: &NodeName) {
         let source_id = SourceId(Uuid::now_v7());
         let request = AdmitRequest {
-            path: &self.path,
-            secret_hash: self.secret.hash(),
-            node,
-            source_id: Some(source_id),
-            protocol: Protocol::Rtmp,
-            address: "192.0.2.7",
             user_agent: "an encoder of some length, such as OBS 31.0",
-            connecting_timeout_ms: 15_000,
+            ..admit_request(&self.path, self.secret.hash(), node, source_id)
         };
         let answer = redis.admit(&request).await.expect("Redis answers");
         assert!(matches!(answer.admission, Admission::Admitted { .. }), "{answer:?}");

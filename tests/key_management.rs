@@ -4,11 +4,11 @@ mod support;
 
 use onair::{
     domain::{
-        AuditAction, Broadcaster, EndReason, KeyStatus, Metadata, NodeName, PageRequest, Playback, Protocol,
-        Renditions, Secret, SourceId, StreamState, TextError, Timestamp,
+        AuditAction, Broadcaster, EndReason, KeyStatus, Metadata, NodeName, PageRequest, Playback, Renditions, Secret,
+        SourceId, StreamState, TextError, Timestamp,
     },
     postgres::{InUse, Postgres},
-    redis::{Admission, AdmitRequest, Redis},
+    redis::{Admission, Redis},
     stream_keys::{
         BroadcasterPatch, CreatedKey, Edit, FieldProblem, InvalidField, KeyPatch, ListKeys, NewBroadcaster, NewKey,
         StreamKeys, StreamKeysError,
@@ -16,7 +16,7 @@ use onair::{
 };
 use serde_json::json;
 use support::{
-    records::{first_page, path, settings},
+    records::{admit_request, first_page, path, settings},
     stores,
     stores::{by_test, label, until},
     test_redis::TestRedis,
@@ -52,16 +52,7 @@ impl Bench {
     /// Asks for the key's path as a new source.
     async fn admit(&self, created: &CreatedKey) -> Admission {
         let node: NodeName = "edge-1".parse().unwrap();
-        let request = AdmitRequest {
-            path: &created.key.path,
-            secret_hash: created.secret.hash(),
-            node: &node,
-            source_id: Some(SourceId(Uuid::now_v7())),
-            protocol: Protocol::Rtmp,
-            address: "192.0.2.7",
-            user_agent: "",
-            connecting_timeout_ms: 15_000,
-        };
+        let request = admit_request(&created.key.path, created.secret.hash(), &node, SourceId(Uuid::now_v7()));
         self.redis.admit(&request).await.unwrap().admission
     }
 

@@ -11,14 +11,14 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use onair::{
     admission::{AuthRequest, Outcome, RefusalCode},
-    domain::{BroadcasterId, KeyStatus, NodeName, Protocol, Revision, SourceId, StreamPath},
-    redis::{Admission, AdmitRequest, KeyProjection, RedisError, SameRevision},
+    domain::{BroadcasterId, KeyStatus, NodeName, Revision, SourceId, StreamPath},
+    redis::{Admission, KeyProjection, RedisError, SameRevision},
     stream_keys::{CreatedKey, NewKey},
 };
 use support::{
     measured::{say, within},
     raw_redis,
-    records::{insert_key, set_status, settings},
+    records::{admit_request, insert_key, set_status, settings},
     stack::{Replica, Stack},
     stores,
     stores::by_test,
@@ -135,16 +135,7 @@ async fn after_a_revocation_is_answered_no_other_replica_admits_in_a_thousand_ra
 
 async fn admit(redis: &onair::redis::Redis, key: &KeyProjection) -> Admission {
     let node: NodeName = "edge-1".parse().unwrap();
-    let request = AdmitRequest {
-        path: &key.path,
-        secret_hash: key.secret_hash,
-        node: &node,
-        source_id: Some(SourceId(Uuid::new_v4())),
-        protocol: Protocol::Rtmp,
-        address: "192.0.2.7",
-        user_agent: "",
-        connecting_timeout_ms: 10_000,
-    };
+    let request = admit_request(&key.path, key.secret_hash, &node, SourceId(Uuid::new_v4()));
     redis.admit(&request).await.unwrap().admission
 }
 

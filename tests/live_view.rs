@@ -10,7 +10,11 @@ use onair::{
     redis::{AdmitRequest, Afterwards, EndRequest, Holder, KeyProjection, Redis, RedisError},
     streams::{LiveView, Snapshot},
 };
-use support::{records::key_projection, stack::Stack, stores};
+use support::{
+    records::{admit_request, key_projection},
+    stack::Stack,
+    stores,
+};
 use uuid::Uuid;
 
 const PATHS: usize = 60;
@@ -37,16 +41,8 @@ async fn change(redis: &Redis, keys: &[KeyProjection], on: &mut BTreeMap<usize, 
         return;
     }
     let source_id = SourceId(Uuid::new_v4());
-    let request = AdmitRequest {
-        path: &key.path,
-        secret_hash: key.secret_hash,
-        node: &node,
-        source_id: Some(source_id),
-        protocol: Protocol::Srt,
-        address: "",
-        user_agent: "",
-        connecting_timeout_ms: 60_000,
-    };
+    let request =
+        AdmitRequest { protocol: Protocol::Srt, ..admit_request(&key.path, key.secret_hash, &node, source_id) };
     redis.admit(&request).await.unwrap();
     if step.is_multiple_of(2) {
         redis.confirm(&key.path, &node, (source_id, SourceType::SrtConn), &[]).await.unwrap();

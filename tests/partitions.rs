@@ -5,7 +5,7 @@ mod support;
 use onair::{
     dev::servers::{Membership, Persistence, PrivateRedis, RedisOptions, RedisRole},
     domain::{
-        EndReason, Epoch, KeyStatus, NodeName, Partition, Protocol, Revision, SecretHash, SourceId, SourceType, Stream,
+        EndReason, Epoch, KeyStatus, NodeName, Partition, Revision, SecretHash, SourceId, SourceType, Stream,
         StreamPath, StreamState, Timestamp,
     },
     redis::{
@@ -13,7 +13,12 @@ use onair::{
         Redis, RedisError, RememberedBy, Restore, Restored,
     },
 };
-use support::{raw_redis, records::key_projection, stores, test_redis::TestRedis};
+use support::{
+    raw_redis,
+    records::{admit_request, key_projection},
+    stores,
+    test_redis::TestRedis,
+};
 use uuid::Uuid;
 
 fn source() -> SourceId {
@@ -26,16 +31,8 @@ fn node() -> NodeName {
 
 async fn ask(redis: &Redis, key: &KeyProjection, source_id: Option<SourceId>) -> Result<AdmitAnswer, RedisError> {
     let node = node();
-    let request = AdmitRequest {
-        path: &key.path,
-        secret_hash: key.secret_hash,
-        node: &node,
-        source_id,
-        protocol: Protocol::Rtmp,
-        address: "192.0.2.7",
-        user_agent: "an encoder",
-        connecting_timeout_ms: 10_000,
-    };
+    let request =
+        AdmitRequest { connecting_timeout_ms: 10_000, ..admit_request(&key.path, key.secret_hash, &node, source_id) };
     redis.admit(&request).await
 }
 

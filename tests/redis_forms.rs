@@ -5,11 +5,11 @@ mod support;
 use std::time::Duration;
 
 use onair::{
-    domain::{EndReason, NodeName, Protocol, SourceId, StreamPath},
-    redis::{AdmitRequest, Afterwards, EndRequest, Holder, KeyProjection, Redis},
+    domain::{EndReason, NodeName, SourceId, StreamPath},
+    redis::{Afterwards, EndRequest, Holder, KeyProjection, Redis},
 };
 use support::{
-    records::key_projection,
+    records::{admit_request, key_projection},
     redis_cluster::{ClusterOptions, RedisCluster},
     redis_sentinels::{RedisSentinels, SentinelOptions},
     stack::Stack,
@@ -83,16 +83,7 @@ async fn a_server_of_which_all_turns_are_taken_makes_nobody_wait_who_asks_anothe
 /// A publisher comes.
 async fn come(redis: &Redis, key: &KeyProjection) -> SourceId {
     let (node, source_id): (NodeName, _) = ("edge-1".parse().unwrap(), SourceId(Uuid::new_v4()));
-    let request = AdmitRequest {
-        path: &key.path,
-        secret_hash: key.secret_hash,
-        node: &node,
-        source_id: Some(source_id),
-        protocol: Protocol::Rtmp,
-        address: "192.0.2.7",
-        user_agent: "an encoder",
-        connecting_timeout_ms: 60_000,
-    };
+    let request = admit_request(&key.path, key.secret_hash, &node, source_id);
     redis.admit(&request).await.unwrap();
     source_id
 }

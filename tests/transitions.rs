@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use futures_util::future::join_all;
 use onair::{
     domain::{
-        EndReason, KeyStatus, NodeName, OnConflict, Partition, Protocol, Revision, SourceId, SourceType, StreamInfo,
-        StreamPath, StreamState, StreamStateWord, Timestamp,
+        EndReason, KeyStatus, NodeName, OnConflict, Partition, Revision, SourceId, SourceType, StreamInfo, StreamPath,
+        StreamState, StreamStateWord, Timestamp,
     },
     redis::{
         Admission, AdmitAnswer, AdmitRequest, Afterwards, Confirmation, Description, EndRequest, Ending, EventKind,
@@ -16,7 +16,12 @@ use onair::{
         SameRevision, Ticket, Watcher,
     },
 };
-use support::{raw_redis, records::key_projection, redis_monitor::RedisMonitor, stores};
+use support::{
+    raw_redis,
+    records::{admit_request, key_projection},
+    redis_monitor::RedisMonitor,
+    stores,
+};
 use uuid::Uuid;
 
 const NOW: i64 = 1_800_000_000_000;
@@ -62,16 +67,8 @@ async fn try_admit_to(
     now: Option<Timestamp>,
 ) -> Result<AdmitAnswer, RedisError> {
     let node = node();
-    let request = AdmitRequest {
-        path,
-        secret_hash: key.secret_hash,
-        node: &node,
-        source_id,
-        protocol: Protocol::Rtmp,
-        address: "192.0.2.7",
-        user_agent: "an encoder",
-        connecting_timeout_ms: 10_000,
-    };
+    let request =
+        AdmitRequest { connecting_timeout_ms: 10_000, ..admit_request(path, key.secret_hash, &node, source_id) };
     redis.admit_with(&request, &Ticket::default(), now).await
 }
 

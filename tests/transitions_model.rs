@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use onair::{
     domain::{
-        EndReason, KeyStatus, NodeName, OnConflict, Protocol, Revision, SourceId, SourceType, StreamId, StreamState,
+        EndReason, KeyStatus, NodeName, OnConflict, Revision, SourceId, SourceType, StreamId, StreamState,
         StreamStateWord, Timestamp,
     },
     redis::{
@@ -22,7 +22,10 @@ use proptest::{
     strategy::ValueTree as _,
     test_runner::{Config, TestCaseError, TestCaseResult, TestRunner},
 };
-use support::{records::key_projection, stores};
+use support::{
+    records::{admit_request, key_projection},
+    stores,
+};
 use uuid::Uuid;
 
 const PATHS: usize = 3;
@@ -202,14 +205,8 @@ impl World {
 
     async fn admit(&self, path: usize, key: usize, source: SourceId) -> Admission {
         let request = AdmitRequest {
-            path: &self.model.keys[path].path,
-            secret_hash: self.model.keys[key].secret_hash,
-            node: &self.node,
-            source_id: Some(source),
-            protocol: Protocol::Rtmp,
-            address: "",
-            user_agent: "",
             connecting_timeout_ms: CONNECTING_TIMEOUT_MS.unsigned_abs(),
+            ..admit_request(&self.model.keys[path].path, self.model.keys[key].secret_hash, &self.node, source)
         };
         self.redis
             .admit_with(&request, &Ticket::default(), Some(Timestamp::from_ms(self.model.now)))

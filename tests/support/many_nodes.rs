@@ -20,14 +20,14 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use onair::{
-    domain::{Node, Protocol, PublicUrls, SourceId, Timestamp},
+    domain::{Node, PublicUrls, SourceId, Timestamp},
     redis::{Admission, AdmitRequest, KeyProjection, Redis},
 };
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet};
 use uuid::Uuid;
 
-use super::stack::node_password;
+use super::{records::admit_request, stack::node_password};
 
 /// One node: what it tells, in parts between which the bytes stand, and when it was asked.
 pub struct Edge {
@@ -159,14 +159,8 @@ impl ManyNodes {
             async move {
                 redis.project_key(&key).await.expect("the key is known");
                 let request = AdmitRequest {
-                    path: &key.path,
-                    secret_hash: key.secret_hash,
-                    node: &node,
-                    source_id: Some(SourceId(*source)),
-                    protocol: Protocol::Rtmp,
-                    address: "192.0.2.7",
-                    user_agent: "an encoder",
                     connecting_timeout_ms: 120_000,
+                    ..admit_request(&key.path, key.secret_hash, &node, SourceId(*source))
                 };
                 let admission = redis.admit(&request).await.expect("an answer").admission;
                 assert!(matches!(admission, Admission::Admitted { .. }), "{admission:?}");

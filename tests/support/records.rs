@@ -2,12 +2,12 @@
 
 use onair::{
     domain::{
-        AuditAction, Broadcaster, BroadcasterId, EndReason, Epoch, KeyId, KeyStatus, Metadata, OnConflict, PageRequest,
-        Playback, Protocol, Revision, SecretHash, Source, SourceId, SourceType, Stream, StreamId, StreamInfo,
-        StreamKey, StreamPath, StreamState, Timestamp, Track, TrackProps,
+        AuditAction, Broadcaster, BroadcasterId, EndReason, Epoch, KeyId, KeyStatus, Metadata, NodeName, OnConflict,
+        PageRequest, Playback, Protocol, Revision, SecretHash, Source, SourceId, SourceType, Stream, StreamId,
+        StreamInfo, StreamKey, StreamPath, StreamState, Timestamp, Track, TrackProps,
     },
     postgres::{Change, KeySettings, NewStreamKey, Postgres, PostgresError, StreamRecord},
-    redis::KeyProjection,
+    redis::{AdmitRequest, KeyProjection},
 };
 use uuid::Uuid;
 
@@ -63,6 +63,25 @@ pub fn key_projection(path: &str) -> KeyProjection {
         on_conflict: OnConflict::Reject,
         playback: Playback::Public,
         info: StreamInfo::default(),
+    }
+}
+
+/// A publisher asks, over RTMP, and has a minute to come online.
+pub fn admit_request<'a>(
+    path: &'a StreamPath,
+    secret_hash: SecretHash,
+    node: &'a NodeName,
+    source_id: impl Into<Option<SourceId>>,
+) -> AdmitRequest<'a> {
+    AdmitRequest {
+        path,
+        secret_hash,
+        node,
+        source_id: source_id.into(),
+        protocol: Protocol::Rtmp,
+        address: "192.0.2.7",
+        user_agent: "an encoder",
+        connecting_timeout_ms: 60_000,
     }
 }
 
