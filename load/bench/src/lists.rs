@@ -172,17 +172,19 @@ pub async fn bench(subject: &Subject, streams_mib_max: f64, faults: &mut Faults)
     let (churned, churning) = tokio::join!(
         async {
             let never_pausing = measured(subject, "/v1/streams?limit=100", PLAINLY).await;
+            let compressed = measured(subject, "/v1/streams?limit=100", GZIP).await;
             let pausing = Asked { period: CLIENT_PERIOD, ..PLAINLY };
             let paced = measured(subject, "/v1/streams?limit=100", pausing).await;
             stop.store(true, Ordering::Relaxed);
-            anyhow::Ok((never_pausing?, paced?))
+            anyhow::Ok((never_pausing?, compressed?, paced?))
         },
         churn(subject, &mut on_air, &stop),
     );
     let changes_per_second = churning?;
-    let (never_pausing, paced) = churned?;
+    let (never_pausing, compressed, paced) = churned?;
     row(&format!("a page of 100, 10,000 on air, {changes_per_second:.0} changes a second"), &never_pausing);
-    row(&format!("the same, each client every {} ms", CLIENT_PERIOD.as_millis()), &paced);
+    row("the same, as browsers ask for it (gzip)", &compressed);
+    row(&format!("the page uncompressed, each client every {} ms", CLIENT_PERIOD.as_millis()), &paced);
     let written = subject.written().await?;
     subject.end_all(&on_air[10..]).await?;
     subject.until_written(written + on_air.len() as u64 - 10).await?;
