@@ -1,4 +1,4 @@
-//! What was found to be otherwise than it should be. Told at the end, so that every row of a run is printed, whatever came of it.
+//! What was found to be otherwise than it should be. Told at the end, so that the rows behind it are printed as well.
 
 use anyhow::ensure;
 
