@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::{
     bench::Bench,
     measured::{RIGHT_WITHIN, soon, within},
-    mediamtx::{ListHold, MediaMtx},
+    mediamtx::{ListHold, MediaMtx, PublishOutcome},
     stack::public_urls,
     stores::until,
     stranger::Stranger,
@@ -95,6 +95,40 @@ async fn a_node_that_returns_before_keeps_its_streams() {
     }
     assert!(publisher.is_online());
     assert_eq!(bench.replica.until_live(&key.path).await["id"], stream["id"]);
+    bench.replica.stop().await;
+}
+
+/// The cause: the next poll of a node that was silent already marked as stale whom the node had asked about a moment before, and the next
+/// caller took the path.
+#[tokio::test]
+async fn who_is_admitted_while_its_node_is_silent_has_the_path_to_itself_as_long_as_anybody_else() {
+    let stale_after = Duration::from_millis(onair::config::Config::default().reconciler.node_stale_after_ms);
+    let bench = Bench::start().await;
+    let (seen, _, _) = bench.live_and_polled("live/seen").await;
+    bench.node.unreachable();
+    soon("out of reach: listed as stale", async || bench.is_stale(&seen.path).await).await;
+
+    let key = bench.replica.key("live/ada").await;
+    let asked_at = Instant::now();
+    let first = bench.publish(&key).await;
+    let stream = bench.replica.until_live(&key.path).await;
+    assert_eq!(stream["stale"], false, "its node has just spoken of it");
+    let mut in_use = 0;
+    let what =
+        "silent for as long since it spoke of the stream: the next is let in (3000 ms of it are node_stale_after)";
+    within(stale_after + RIGHT_WITHIN, what, async || match bench.node.publish(key.publisher()).await {
+        PublishOutcome::Admitted(_) => true,
+        PublishOutcome::Refused(answer) => {
+            assert!(answer.body.contains("key_in_use"), "{answer:?}");
+            in_use += 1;
+            false
+        }
+    })
+    .await;
+    let alone = asked_at.elapsed();
+    assert!(alone >= stale_after && in_use > 0, "{alone:?}, {in_use} were refused");
+    assert_eq!(bench.replica.end_reason(&stream).await, "node_unreachable");
+    drop(first);
     bench.replica.stop().await;
 }
 

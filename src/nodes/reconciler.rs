@@ -10,7 +10,7 @@
 //! - What we believe is read before the node is asked, and again after it has answered: only who was believed to be there
 //!   before can be missing, and only who is unknown after can be unadmitted.
 //! - A node that is out of reach keeps its streams, marked as stale, until it has been silent for too long. While nobody asked,
-//!   it was not silent.
+//!   it was not silent; and about a stream it was not when it asked for its publisher, however long its control API has been.
 
 mod carry_out;
 
@@ -29,7 +29,7 @@ use super::{
     wiring,
 };
 use crate::{
-    domain::{EndReason, Node, NodeName, StreamPath, Timestamp},
+    domain::{EndReason, Node, NodeName, Stream, StreamPath, Timestamp},
     lifecycle::{TaskError, Tasks, every, jitter_early},
     metrics,
     redis::{Afterwards, FencingToken, Lease, Observation, RedisError},
@@ -282,12 +282,14 @@ impl Poller {
             if !self.still_holds(ownership).await {
                 return Err(LeaseLost);
             }
-            let seen_at = self.status.seen_at.unwrap_or(asked_at);
-            let silence_ms = Timestamp::now().ms_since(seen_at.max(self.watching_since));
-            if silence_ms >= self.nodes.inner.config.node_stale_after_ms {
-                self.status.failed(Timestamp::now(), &NodeError::no_answer_yet());
+            let (seen_at, now) = (self.status.seen_at.unwrap_or(asked_at), Timestamp::now());
+            let unheard_since = seen_at.max(self.watching_since);
+            if now.ms_since(unheard_since) >= self.nodes.inner.config.node_stale_after_ms {
+                self.status.failed(now, &NodeError::no_answer_yet());
                 self.report().await;
-                self.mark_stale(believed, seen_at).await;
+                for stream in believed.on_node(&self.node.name) {
+                    self.mark_if_stale(stream, seen_at, silence_ms(stream, unheard_since, now)).await;
+                }
             }
         }
     }
@@ -338,20 +340,21 @@ impl Poller {
         metrics::node_poll_error(error.fault.as_str());
         self.failures = self.failures.saturating_add(1);
         self.status.failed(now, error);
-        let silence_ms = self.status.silence_ms(now);
-        let since = self.status.unreachable_since.unwrap_or(now);
-        if silence_ms >= self.nodes.inner.config.node_lost_after_ms {
-            for stream in before.on_node(&self.node.name) {
+        let seen_at = self.status.unreachable_since.unwrap_or(now);
+        let unheard_since = self.status.unheard_since().unwrap_or(now);
+        for stream in before.on_node(&self.node.name) {
+            let silence_ms = silence_ms(stream, unheard_since, now);
+            if silence_ms >= self.nodes.inner.config.node_lost_after_ms {
                 self.end(stream, EndReason::NodeLost, Afterwards::Kick).await;
+            } else {
+                self.mark_if_stale(stream, seen_at, silence_ms).await;
             }
-        } else if silence_ms >= self.nodes.inner.config.node_stale_after_ms {
-            self.mark_stale(before, since).await;
         }
     }
 
-    async fn mark_stale(&self, believed: &Snapshot, since: Timestamp) {
-        for stream in believed.on_node(&self.node.name).filter(|stream| stream.stale_since.is_none()) {
-            self.observe(stream, &[Observation::Stale(Some(since))]).await;
+    async fn mark_if_stale(&self, stream: &Stream, seen_at: Timestamp, silence_ms: u64) {
+        if silence_ms >= self.nodes.inner.config.node_stale_after_ms && stream.stale_since.is_none() {
+            self.observe(stream, &[Observation::Stale(Some(seen_at.max(told_at(stream))))]).await;
         }
     }
 
@@ -389,6 +392,16 @@ impl Poller {
         }
         report_error(self.nodes.inner.redis.write_node_status(&self.node.name, &self.status).await);
     }
+}
+
+/// When the node spoke of a stream by itself, in an auth call or a hook. By the clock of Redis.
+fn told_at(stream: &Stream) -> Timestamp {
+    stream.state.live_since().unwrap_or(stream.admitted_at)
+}
+
+/// For how long nothing was heard of a stream on a node that has been silent since then.
+fn silence_ms(stream: &Stream, unheard_since: Timestamp, now: Timestamp) -> u64 {
+    now.ms_since(unheard_since.max(told_at(stream)))
 }
 
 /// The next poll finds the same again, so a failure is only worth a word.

@@ -79,10 +79,13 @@ impl NodeStatus {
         }
     }
 
-    /// For how long it has been out of reach, as far as it was asked.
+    /// Since when it has been out of reach, as far as it was asked.
+    pub(super) fn unheard_since(&self) -> Option<Timestamp> {
+        self.unreachable_since.map(|since| self.asked_since.map_or(since, |asked| asked.max(since)))
+    }
+
+    /// For how long that has been.
     pub(super) fn silence_ms(&self, now: Timestamp) -> u64 {
-        let unheard_since =
-            self.unreachable_since.map(|since| self.asked_since.map_or(since, |asked| asked.max(since)));
-        unheard_since.map_or(0, |since| now.ms_since(since))
+        self.unheard_since().map_or(0, |since| now.ms_since(since))
     }
 }
