@@ -16,7 +16,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,9 +26,14 @@ use futures_util::FutureExt as _;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
+    task::AbortHandle,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+mod seldom;
+
+pub use seldom::seldom;
 
 /// Why a task failed: any error, as its text goes to the log.
 pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,8 +54,13 @@ struct Shared {
     stopping: CancellationToken,
     aborting: CancellationToken,
     next_number: AtomicU64,
-    running: Mutex<BTreeMap<u64, &'static str>>,
+    running: Mutex<BTreeMap<u64, Running>>,
     failure: OnceLock<TaskFailure>,
+}
+
+struct Running {
+    name: &'static str,
+    task: AbortHandle,
 }
 
 /// A task that ended before it was told to, and so ended the process.
@@ -103,7 +113,6 @@ impl Stopped {
 }
 
 enum Ending {
-    Aborted,
     Returned(Result<(), TaskError>),
     Panicked(String),
 }
@@ -128,7 +137,7 @@ impl Tasks {
                 Ending::Returned(Err(error)) => format!("failed: {error}"),
                 Ending::Panicked(message) => format!("panicked: {message}"),
                 Ending::Returned(Ok(())) if !tasks.shared.stopping.is_cancelled() => "ended by itself".to_owned(),
-                Ending::Returned(Ok(())) | Ending::Aborted => return,
+                Ending::Returned(Ok(())) => return,
             };
             tasks.fail(TaskFailure { task: name, cause });
         });
@@ -158,24 +167,22 @@ impl Tasks {
     {
         let shared = Arc::clone(&self.shared);
         let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
-        // Entered before the task first runs, so that a join that comes at once knows of it.
-        shared.running().insert(number, name);
         let task = async move {
-            let ending = tokio::select! {
-                biased;
-                outcome = AssertUnwindSafe(future).catch_unwind() => match outcome {
-                    Ok(result) => Ending::Returned(result),
-                    Err(panic) => Ending::Panicked(panic_message(&*panic)),
-                },
-                () = shared.aborting.cancelled() => Ending::Aborted,
+            let ending = match AssertUnwindSafe(future).catch_unwind().await {
+                Ok(result) => Ending::Returned(result),
+                Err(panic) => Ending::Panicked(panic_message(&*panic)),
             };
             // An aborted task stays listed: that is what the report is made from.
-            if !matches!(ending, Ending::Aborted) {
-                shared.running().remove(&number);
-            }
+            shared.running().remove(&number);
             ended(ending);
         };
-        drop(tokio::spawn(self.shared.tracker.track_future(task)));
+        // Held until the task is listed, so that one which ends at once is listed before it strikes itself off.
+        let mut running = self.shared.running();
+        let task = tokio::spawn(self.shared.tracker.track_future(task)).abort_handle();
+        if self.shared.aborting.is_cancelled() {
+            task.abort();
+        }
+        running.insert(number, Running { name, task });
     }
 
     fn fail(&self, failure: TaskFailure) {
@@ -194,7 +201,7 @@ impl Tasks {
     /// True from the first signal on: `/readyz` says no, although requests are still served.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Relaxed) || self.shared.stopping.is_cancelled()
+        self.shared.draining.load(Ordering::Relaxed)
     }
 
     /// Makes [`Tasks::is_draining`] true without stopping anything.
@@ -204,6 +211,7 @@ impl Tasks {
 
     /// Asks every task to stop.
     pub fn stop(&self) {
+        self.drain();
         self.shared.stopping.cancel();
     }
 
@@ -211,6 +219,9 @@ impl Tasks {
     pub fn abort(&self) {
         self.stop();
         self.shared.aborting.cancel();
+        // Not while they are listed: what is dropped may start or end others.
+        let tasks: Vec<AbortHandle> = self.shared.running().values().map(|running| running.task.clone()).collect();
+        tasks.iter().for_each(AbortHandle::abort);
     }
 
     /// Asks every task to stop, waits for them for at most `limit`, and aborts the rest.
@@ -223,10 +234,10 @@ impl Tasks {
             () = shared.aborting.cancelled() => {}
             () = tokio::time::sleep(limit) => {}
         }
-        shared.aborting.cancel();
+        self.abort();
         // A task that blocks its thread is not dropped; it ends with the process.
         let _ = tokio::time::timeout(ABORT_GRACE, shared.tracker.wait()).await;
-        let aborted = shared.running().values().copied().collect();
+        let aborted = shared.running().values().map(|running| running.name).collect();
         Stopped { failure: shared.failure.get().cloned(), aborted }
     }
 
@@ -260,7 +271,7 @@ impl Tasks {
 }
 
 impl Shared {
-    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, &'static str>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<u64, Running>> {
         // The map is whole after every statement, so a panic elsewhere while it was held says nothing about it.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

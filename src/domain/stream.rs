@@ -255,6 +255,35 @@ impl Stream {
         };
         self.state.live_since().map_or(0, |since| until.ms_since(since))
     }
+
+    /// One that was admitted to `path` on `edge-1`, and has a minute to come online.
+    #[cfg(test)]
+    pub(crate) fn admitted(path: &str, admitted_at: Timestamp) -> Self {
+        Self {
+            id: StreamId::generate(),
+            path: path.parse().expect("a path"),
+            epoch: Epoch(1),
+            revision: Revision(1),
+            key_id: KeyId::generate(),
+            broadcaster_id: BroadcasterId::generate(),
+            node: "edge-1".parse().expect("a name"),
+            source: Source {
+                id: SourceId(uuid::Uuid::new_v4()),
+                source_type: None,
+                protocol: Protocol::Rtmp,
+                address: String::new(),
+                user_agent: String::new(),
+            },
+            state: StreamState::Connecting { deadline: admitted_at.plus_ms(60_000) },
+            admitted_at,
+            key_expires_at: None,
+            info: StreamInfo::default(),
+            playback: Playback::Public,
+            stalled_at: None,
+            stale_since: None,
+            tracks: Vec::new(),
+        }
+    }
 }
 
 /// One elementary stream.

@@ -21,7 +21,10 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 
-use super::streams_dto::StreamList;
+use super::{
+    list_items::{ListItems, Setting},
+    streams_dto::StreamList,
+};
 use crate::{
     nodes::Fleet,
     streams::{ListFilter, View},
@@ -45,6 +48,8 @@ pub struct ListPages {
 #[derive(Default)]
 struct Kept {
     of: Option<Moment>,
+    /// What pages of the moment's setting are put together from.
+    items: Arc<ListItems>,
     pages: HashMap<ListFilter, Arc<OnceLock<Page>>>,
     bytes: usize,
 }
@@ -54,26 +59,30 @@ impl Kept {
         self.pages.clear();
         self.bytes = 0;
     }
+
+    fn begin(&mut self, moment: Moment) {
+        self.forget();
+        if self.of.as_ref().is_none_or(|of| of.setting != moment.setting) {
+            self.items = Arc::default();
+        }
+        self.of = Some(moment);
+    }
 }
 
 /// What all kept pages are of.
 #[derive(Clone, PartialEq)]
 struct Moment {
     version: u64,
-    progress_version: u64,
-    is_stale: bool,
     second: i64,
-    fleet: usize,
+    setting: Setting,
 }
 
 impl Moment {
     fn of(view: &View, fleet: &Arc<Fleet>) -> Self {
         Self {
             version: view.snapshot.version,
-            progress_version: view.snapshot.progress_version,
-            is_stale: view.stale.is_some(),
             second: view.snapshot.as_of.as_ms().div_euclid(1_000),
-            fleet: Arc::as_ptr(fleet) as usize,
+            setting: Setting::of(view, fleet),
         }
     }
 }
@@ -95,12 +104,12 @@ impl ListPages {
         view: &View,
         fleet: &Arc<Fleet>,
         filter: &ListFilter,
-        render: impl FnOnce(&View, &Fleet, &ListFilter) -> StreamList,
+        render: impl FnOnce(&View, &Fleet, &ListFilter, &ListItems) -> StreamList,
     ) -> Rendered {
-        let page = self.place(Moment::of(view, fleet), filter);
+        let (page, items) = self.place(Moment::of(view, fleet), filter);
         let mut made_bytes = 0;
         page.get_or_init(|| {
-            let page = Page::new(&render(view, fleet, filter));
+            let page = Page::new(&render(view, fleet, filter, &items));
             made_bytes = page.body.len();
             page
         });
@@ -123,13 +132,13 @@ impl ListPages {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, moment: Moment, filter: &ListFilter) -> Arc<OnceLock<Page>> {
+    fn place(&self, moment: Moment, filter: &ListFilter) -> (Arc<OnceLock<Page>>, Arc<ListItems>) {
         let mut kept = self.kept();
         if kept.of.as_ref() != Some(&moment) || kept.pages.len() >= KEPT_MAX {
-            kept.forget();
-            kept.of = Some(moment);
+            kept.begin(moment);
         }
-        Arc::clone(kept.pages.entry(filter.clone()).or_default())
+        let page = Arc::clone(kept.pages.entry(filter.clone()).or_default());
+        (page, Arc::clone(&kept.items))
     }
 }
 
@@ -215,7 +224,7 @@ mod tests {
 
     #[test]
     fn pages_that_grow_too_large_together_are_forgotten() {
-        let moment = Moment { version: 1, progress_version: 1, is_stale: false, second: 1, fleet: 1 };
+        let moment = Moment { version: 1, second: 1, setting: Setting::empty() };
         let all = |items_max| ListFilter {
             state: None,
             node: None,
@@ -235,6 +244,23 @@ mod tests {
         assert_eq!(kept(&pages), 1);
         pages.count(1);
         assert_eq!((kept(&pages), pages.kept().bytes), (0, 0));
+    }
+
+    #[test]
+    fn items_outlast_what_changes_on_air_and_nothing_else() {
+        let moment = Moment { version: 1, second: 1, setting: Setting::empty() };
+        let filter =
+            ListFilter { state: None, node: None, broadcaster_id: None, path: None, items_max: 1, after: None };
+        let pages = ListPages::default();
+        let mut last = pages.place(moment.clone(), &filter);
+        let mut keeps = |moment: &Moment| {
+            let before = std::mem::replace(&mut last, pages.place(moment.clone(), &filter));
+            (Arc::ptr_eq(&before.0, &last.0), Arc::ptr_eq(&before.1, &last.1))
+        };
+        assert_eq!(keeps(&moment), (true, true));
+        assert_eq!(keeps(&Moment { version: 2, ..moment.clone() }), (false, true));
+        // Another fleet, though it is equal.
+        assert_eq!(keeps(&Moment { setting: Setting::empty(), ..moment }), (false, false));
     }
 
     #[test]

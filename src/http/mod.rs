@@ -18,6 +18,7 @@ mod frame;
 pub(crate) mod fuzzed;
 mod hooks;
 mod input;
+mod list_items;
 mod list_pages;
 mod mediamtx_auth;
 mod nodes;

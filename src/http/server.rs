@@ -31,7 +31,7 @@ use super::{
     wire::{Wire, WriteLimits},
 };
 use crate::{
-    lifecycle::{TaskError, Tasks, every},
+    lifecycle::{TaskError, Tasks, every, seldom},
     metrics,
 };
 
@@ -243,7 +243,7 @@ async fn drive_seated(connection: Connection, seat: Arc<Seat>, stopping: Cancell
     settled(async {
         tokio::select! {
             () = drive(connection, None, stopping) => {}
-            () = seat.given_away() => {}
+            () = seldom(seat.given_away()) => {}
         }
     })
     .await;
@@ -253,7 +253,7 @@ async fn drive(mut connection: Connection, _place: Option<OwnedSemaphorePermit>,
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
         // What is on its way is answered, and that is the last on its connection.
-        () = stopping.cancelled().then(|()| tokio::time::sleep(LAST_REQUEST_GRACE)) => {
+        () = seldom(stopping.cancelled().then(|()| tokio::time::sleep(LAST_REQUEST_GRACE))) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

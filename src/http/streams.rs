@@ -14,6 +14,7 @@ use super::{
     code::Code,
     fields::{cursor, page_request},
     input::{JsonBody, PathParam, Query},
+    list_items::{ListItem, ListItems},
     list_pages::ListPages,
     openapi::problems,
     problem::{Answer, Problem},
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{StreamId, StreamState, StreamStateWord, Timestamp},
+    domain::{Stream, StreamId, StreamState, StreamStateWord, Timestamp},
     metrics,
     nodes::Fleet,
     postgres::EndedFilter,
@@ -89,10 +90,11 @@ pub async fn list(
     Ok(rendered.answer(&headers))
 }
 
-fn render(view: &View, fleet: &Fleet, filter: &ListFilter) -> StreamList {
+fn render(view: &View, fleet: &Fleet, filter: &ListFilter, items: &ListItems) -> StreamList {
     let (page, stale) = (streams::page(&view.snapshot, filter), view.stale.is_some());
-    let show = |item: &streams::ListedStream| {
-        StreamSummary::new(&Seen { stream: &item.stream, progress: item.progress.as_ref(), stale }, fleet)
+    let show = |stream: &Arc<Stream>| {
+        let progress = view.snapshot.progress_of(stream);
+        items.get(stream, || StreamSummary::new(&Seen { stream, progress, stale }, fleet))
     };
     StreamList {
         items: page.items.iter().map(show).collect(),
@@ -142,6 +144,7 @@ async fn list_ended(app: &App, query: ListStreams) -> Answer<Json<StreamList>> {
         .items
         .iter()
         .map(|record| StreamSummary::new(&Seen { stream: &record.stream, progress: None, stale: false }, &fleet))
+        .map(|summary| ListItem::new(&summary))
         .collect();
     let message = items.is_empty().then(|| "No stream that you asked for has ended here.".to_owned());
     let next_cursor = page.next.map(|cursor| cursor.to_string());

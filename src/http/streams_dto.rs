@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     fields::{Change, Description, FreeData, PageLimit, Recording, Title},
+    list_items::ListItem,
     publisher::PublisherWord,
 };
 use crate::{
@@ -137,7 +138,8 @@ pub struct Seen<'a> {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct StreamList {
     /// On air: the newest first. Ended: the one that ended last first.
-    pub items: Vec<StreamSummary>,
+    #[schema(value_type = Vec<StreamSummary>)]
+    pub items: Vec<ListItem>,
     /// How many there are on all pages; `null` for ended streams, which are not counted.
     #[schema(value_type = Option<u64>)]
     pub total: Option<usize>,

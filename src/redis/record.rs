@@ -193,18 +193,13 @@ pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Playback, StreamId, StreamInfo};
+    use crate::domain::StreamInfo;
 
     #[test]
     fn a_slot_reads_back_as_the_stream_that_was_written() {
         let stream = Stream {
-            id: StreamId::generate(),
-            path: "live/ada".parse().unwrap(),
             epoch: Epoch(1_764_000_000_000),
             revision: Revision(3),
-            key_id: crate::domain::KeyId::generate(),
-            broadcaster_id: crate::domain::BroadcasterId::generate(),
-            node: "edge-1".parse().unwrap(),
             source: Source {
                 id: "033e004d-e90f-4ef1-9ccb-f27b70cc0549".parse().unwrap(),
                 source_type: Some(SourceType::RtmpConn),
@@ -213,13 +208,9 @@ mod tests {
                 user_agent: "FMLE/3.0".to_owned(),
             },
             state: StreamState::Live { since: Timestamp::from_ms(1_764_000_002_000) },
-            admitted_at: Timestamp::from_ms(1_764_000_000_000),
-            key_expires_at: None,
             info: StreamInfo { title: Some("Ada live".to_owned()), ..StreamInfo::default() },
-            playback: Playback::Public,
             stalled_at: Some(Timestamp::from_ms(1_764_000_003_000)),
-            stale_since: None,
-            tracks: Vec::new(),
+            ..Stream::admitted("live/ada", Timestamp::from_ms(1_764_000_000_000))
         };
         let flat = slot_fields(&stream);
         let fields = flat.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();

@@ -5,9 +5,7 @@ use std::{cmp::Reverse, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::Snapshot;
-use crate::domain::{
-    BroadcasterId, Cursor, NodeName, Position, Progress, Stream, StreamPath, StreamStateWord, Timestamp,
-};
+use crate::domain::{BroadcasterId, Cursor, NodeName, Position, Stream, StreamPath, StreamStateWord, Timestamp};
 
 /// Which streams on air are listed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,20 +52,11 @@ impl Position for LivePosition {
     const LIST: &'static str = "streams";
 }
 
-/// A stream of the list.
-#[derive(Debug, Clone)]
-pub struct ListedStream {
-    /// The stream.
-    pub stream: Arc<Stream>,
-    /// The poller's last word about it.
-    pub progress: Option<Progress>,
-}
-
 /// One page of what is on air.
 #[derive(Debug, Clone)]
 pub struct ListPage {
     /// The streams, newest first.
-    pub items: Vec<ListedStream>,
+    pub items: Vec<Arc<Stream>>,
     /// How many streams the filter lets through, over all pages.
     pub total: usize,
     /// Where the next page begins.
@@ -93,11 +82,7 @@ pub fn page(snapshot: &Snapshot, filter: &ListFilter) -> ListPage {
         .last()
         .filter(|_| more_follow)
         .map(|last: &Arc<Stream>| Cursor(LivePosition { admitted_at: last.admitted_at, path: last.path.clone() }));
-    let items = shown
-        .into_iter()
-        .map(|stream| ListedStream { progress: snapshot.progress_of(&stream).cloned(), stream })
-        .collect();
-    ListPage { items, total, next }
+    ListPage { items: shown, total, next }
 }
 
 /// Takes a page of what the filter lets through. True where more follows.

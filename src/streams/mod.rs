@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
-pub use list::{ListFilter, ListPage, ListedStream, LivePosition, page};
+pub use list::{ListFilter, ListPage, LivePosition, page};
 pub use live::{LiveView, View, ViewUnavailable};
 pub use snapshot::{ProgressBySource, Snapshot};
 

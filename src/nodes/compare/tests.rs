@@ -2,7 +2,6 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::{BroadcasterId, Epoch, KeyId, Playback, Protocol, Revision, Source, StreamId, StreamInfo};
 
 const STALL_AFTER_MS: u64 = 3_000;
 
@@ -15,30 +14,7 @@ fn node() -> NodeName {
 }
 
 fn connecting(path: &str) -> Stream {
-    Stream {
-        id: StreamId::generate(),
-        path: path.parse().unwrap(),
-        epoch: Epoch(1),
-        revision: Revision(1),
-        key_id: KeyId::generate(),
-        broadcaster_id: BroadcasterId::generate(),
-        node: node(),
-        source: Source {
-            id: SourceId(Uuid::new_v4()),
-            source_type: None,
-            protocol: Protocol::Rtmp,
-            address: String::new(),
-            user_agent: String::new(),
-        },
-        state: StreamState::Connecting { deadline: at(60_000) },
-        admitted_at: at(0),
-        key_expires_at: None,
-        info: StreamInfo::default(),
-        playback: Playback::Public,
-        stalled_at: None,
-        stale_since: None,
-        tracks: Vec::new(),
-    }
+    Stream::admitted(path, at(0))
 }
 
 fn live(path: &str) -> Stream {
