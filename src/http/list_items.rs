@@ -12,6 +12,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
+use sha2::{Digest as _, Sha256};
 
 use super::streams_dto::StreamSummary;
 use crate::{
@@ -56,22 +57,35 @@ impl Setting {
 
 /// A stream of a list, as it is sent.
 #[derive(Debug, Clone)]
-pub struct ListItem(Arc<RawValue>);
+pub struct ListItem(Arc<Made>);
+
+#[derive(Debug)]
+struct Made {
+    json: Box<RawValue>,
+    digest: [u8; 32],
+}
 
 impl ListItem {
     /// Makes it.
     pub fn new(summary: &StreamSummary) -> Self {
-        Self(to_raw_value(summary).expect("a stream has no map keys other than texts").into())
+        let json = to_raw_value(summary).expect("a stream has no map keys other than texts");
+        let digest = Sha256::digest(json.get()).into();
+        Self(Arc::new(Made { json, digest }))
+    }
+
+    /// The SHA-256 of what is sent.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.0.digest
     }
 
     fn bytes(&self) -> usize {
-        self.0.get().len()
+        self.0.json.get().len()
     }
 }
 
 impl Serialize for ListItem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
+        self.0.json.serialize(serializer)
     }
 }
 

@@ -146,9 +146,10 @@ impl Page {
     fn new(list: &StreamList) -> Self {
         let body = serde_json::to_vec(list).expect("a list has no map keys other than texts");
         // Named by what is listed, and not by when: every replica gives the same name to the same.
-        let when = serde_json::to_vec(&list.as_of).expect("an instant is a text");
-        let named = body.strip_suffix(b"}").and_then(|fields| fields.strip_suffix(&*when));
-        let digest = Sha256::digest(named.expect("the last field of a list tells when"));
+        let StreamList { items, total, stale, message, next_cursor, as_of: _ } = list;
+        let around = serde_json::to_vec(&(total, stale, message, next_cursor)).expect("a tuple is a list");
+        let of_items = items.iter().fold(Sha256::new(), |digest, item| digest.chain_update(item.digest()));
+        let digest = of_items.chain_update(around).finalize();
         let name = u128::from_be_bytes(digest[..16].try_into().expect("a SHA-256 has 32 bytes"));
         let etag = HeaderValue::try_from(format!("W/\"{name:032x}\"")).expect("hexadecimal digits are a header value");
         Self { body: body.into(), compressed: OnceLock::new(), etag }
@@ -215,8 +216,14 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::Timestamp;
+    use super::{
+        super::{
+            list_items::ListItem,
+            streams_dto::{Seen, StreamSummary},
+        },
+        *,
+    };
+    use crate::domain::{Stream, Timestamp};
 
     fn with(name: header::HeaderName, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
@@ -265,13 +272,19 @@ mod tests {
 
     #[test]
     fn a_page_is_named_by_what_is_listed_and_not_by_when() {
-        let name = |total, as_of_ms| {
+        let mut stream = Stream::admitted("live/ada", Timestamp::from_ms(1));
+        let mut name = |title: &str, total, as_of_ms| {
+            stream.info.title = Some(title.to_owned());
+            let seen = Seen { stream: &stream, progress: None, stale: false };
+            let items = vec![ListItem::new(&StreamSummary::new(&seen, &Fleet::default()))];
             let as_of = Timestamp::from_ms(as_of_ms);
-            let (items, message, next_cursor) = (Vec::new(), None, None);
+            let (message, next_cursor) = (None, None);
             Page::new(&StreamList { items, total: Some(total), stale: false, message, next_cursor, as_of }).etag
         };
-        assert_eq!(name(0, 1_000), name(0, 2_500));
-        assert_ne!(name(0, 1_000), name(1, 1_000));
+        let named = name("Ada", 1, 1_000);
+        assert_eq!(named, name("Ada", 1, 2_500));
+        assert_ne!(named, name("Ada", 2, 1_000));
+        assert_ne!(named, name("Ada live", 1, 1_000));
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub struct StreamList {
     pub message: Option<String>,
     /// Where the next page begins; `null` on the last.
     pub next_cursor: Option<String>,
-    /// When this was true. The last field: a ready-made page is named by what comes before it.
+    /// When this was true.
     pub as_of: Timestamp,
 }
 
