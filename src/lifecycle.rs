@@ -16,7 +16,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +26,6 @@ use futures_util::FutureExt as _;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
-    task::AbortHandle,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,13 +53,8 @@ struct Shared {
     stopping: CancellationToken,
     aborting: CancellationToken,
     next_number: AtomicU64,
-    running: Mutex<BTreeMap<u64, Running>>,
+    running: Mutex<BTreeMap<u64, &'static str>>,
     failure: OnceLock<TaskFailure>,
-}
-
-struct Running {
-    name: &'static str,
-    task: AbortHandle,
 }
 
 /// A task that ended before it was told to, and so ended the process.
@@ -113,6 +107,7 @@ impl Stopped {
 }
 
 enum Ending {
+    Aborted,
     Returned(Result<(), TaskError>),
     Panicked(String),
 }
@@ -137,7 +132,7 @@ impl Tasks {
                 Ending::Returned(Err(error)) => format!("failed: {error}"),
                 Ending::Panicked(message) => format!("panicked: {message}"),
                 Ending::Returned(Ok(())) if !tasks.shared.stopping.is_cancelled() => "ended by itself".to_owned(),
-                Ending::Returned(Ok(())) => return,
+                Ending::Returned(Ok(())) | Ending::Aborted => return,
             };
             tasks.fail(TaskFailure { task: name, cause });
         });
@@ -167,22 +162,24 @@ impl Tasks {
     {
         let shared = Arc::clone(&self.shared);
         let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
+        // Entered before the task first runs, so that a join that comes at once knows of it.
+        shared.running().insert(number, name);
         let task = async move {
-            let ending = match AssertUnwindSafe(future).catch_unwind().await {
-                Ok(result) => Ending::Returned(result),
-                Err(panic) => Ending::Panicked(panic_message(&*panic)),
+            let ending = tokio::select! {
+                biased;
+                outcome = AssertUnwindSafe(future).catch_unwind() => match outcome {
+                    Ok(result) => Ending::Returned(result),
+                    Err(panic) => Ending::Panicked(panic_message(&*panic)),
+                },
+                () = seldom(shared.aborting.cancelled()) => Ending::Aborted,
             };
             // An aborted task stays listed: that is what the report is made from.
-            shared.running().remove(&number);
+            if !matches!(ending, Ending::Aborted) {
+                shared.running().remove(&number);
+            }
             ended(ending);
         };
-        // Held until the task is listed, so that one which ends at once is listed before it strikes itself off.
-        let mut running = self.shared.running();
-        let task = tokio::spawn(self.shared.tracker.track_future(task)).abort_handle();
-        if self.shared.aborting.is_cancelled() {
-            task.abort();
-        }
-        running.insert(number, Running { name, task });
+        drop(tokio::spawn(self.shared.tracker.track_future(task)));
     }
 
     fn fail(&self, failure: TaskFailure) {
@@ -219,9 +216,6 @@ impl Tasks {
     pub fn abort(&self) {
         self.stop();
         self.shared.aborting.cancel();
-        // Not while they are listed: what is dropped may start or end others.
-        let tasks: Vec<AbortHandle> = self.shared.running().values().map(|running| running.task.clone()).collect();
-        tasks.iter().for_each(AbortHandle::abort);
     }
 
     /// Asks every task to stop, waits for them for at most `limit`, and aborts the rest.
@@ -234,10 +228,10 @@ impl Tasks {
             () = shared.aborting.cancelled() => {}
             () = tokio::time::sleep(limit) => {}
         }
-        self.abort();
+        shared.aborting.cancel();
         // A task that blocks its thread is not dropped; it ends with the process.
         let _ = tokio::time::timeout(ABORT_GRACE, shared.tracker.wait()).await;
-        let aborted = shared.running().values().map(|running| running.name).collect();
+        let aborted = shared.running().values().copied().collect();
         Stopped { failure: shared.failure.get().cloned(), aborted }
     }
 
@@ -271,7 +265,7 @@ impl Tasks {
 }
 
 impl Shared {
-    fn running(&self) -> MutexGuard<'_, BTreeMap<u64, Running>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, &'static str>> {
         // The map is whole after every statement, so a panic elsewhere while it was held says nothing about it.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -243,7 +243,7 @@ async fn drive_seated(connection: Connection, seat: Arc<Seat>, stopping: Cancell
     settled(async {
         tokio::select! {
             () = drive(connection, None, stopping) => {}
-            () = seldom(seat.given_away()) => {}
+            () = seat.given_away() => {}
         }
     })
     .await;

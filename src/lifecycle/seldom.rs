@@ -40,10 +40,9 @@ pub async fn seldom<T>(future: impl Future<Output = T>) -> T {
     poll_fn(move |context| {
         // First, so that a call that comes now is either seen here or reaches the task.
         call.task.register(context.waker());
-        if !call.has_come.load(Ordering::Acquire) {
+        if !call.has_come.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
-        call.has_come.store(false, Ordering::Release);
         future.as_mut().poll(&mut Context::from_waker(&waker))
     })
     .await
