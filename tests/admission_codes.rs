@@ -37,7 +37,7 @@ impl Bench {
             config.renditions.suffixes = "_720p".parse().unwrap();
             config.admission.failures_burst = FAILURES_BURST;
             // The test speaks for a node that does not exist: nobody else shall speak for it.
-            config.reconciler.poll_interval_ms = 60_000;
+            Stack::leave_nodes_alone(config);
         })
         .await;
         let replica = stack.replica().await;

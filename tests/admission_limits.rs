@@ -19,7 +19,11 @@ use support::{
     stopwatch::Stopwatch,
     stores::until,
 };
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    runtime::Runtime,
+};
 use uuid::Uuid;
 
 /// What the service promises, and what a busy machine may add to it before this test speaks of a broken promise.
@@ -58,11 +62,15 @@ impl Bench {
     /// A replica, and a node that exists only as a name: the test speaks for it.
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let stack = Stack::start_with(|config| {
-            config.reconciler.poll_interval_ms = 60_000;
+            Stack::leave_nodes_alone(config);
             config.admission.failures_burst = BURST;
             change(config);
         })
         .await;
+        Self::on(stack).await
+    }
+
+    async fn on(stack: Stack) -> Self {
         let replica = stack.replica().await;
         replica.add_node("edge-1").await;
         let caller = replica.api.as_node("edge-1", &node_password("edge-1"));
@@ -248,6 +256,35 @@ async fn what_redis_decides_for_a_node_that_has_hung_up_is_taken_back() {
     println!("after ten calls that were hung up: all admitted {took:?} after Redis woke");
     bench.until_one_was_taken_back().await;
     bench.replica.stop().await;
+}
+
+/// A runtime that ends drops its tasks where they wait, and at once what they start meanwhile.
+#[test]
+fn a_runtime_that_ends_while_publishers_wait_just_ends() {
+    const WAITING: usize = 40;
+    let (stores, service) = (Runtime::new().unwrap(), Runtime::new().unwrap());
+    let stack = stores.block_on(Stack::start_with(|config| {
+        (config.admission.deadline_ms, config.redis.command_timeout_ms) = (20_000, 19_000);
+    }));
+    let (bench, keys) = service.block_on(async {
+        let bench = Bench::on(stack).await;
+        let paths: Vec<String> = (0..WAITING).map(|number| format!("live/{number}")).collect();
+        let keys = join_all(paths.iter().map(|path| bench.replica.key(path))).await;
+        (bench, keys)
+    });
+    bench.stack.redis.suspend().unwrap();
+    let calls = keys.iter().map(|key| bench.open_call(publisher("192.0.2.1", &key.path, &key.secret)));
+    let calls = stores.block_on(join_all(calls));
+    std::thread::sleep(Duration::from_secs(1));
+    service.shutdown_timeout(Duration::from_secs(10));
+    for mut call in calls {
+        let mut answer = Vec::new();
+        let limit = Duration::from_secs(10);
+        let read = stores.block_on(async { tokio::time::timeout(limit, call.read_to_end(&mut answer)).await });
+        assert!(read.is_ok(), "the runtime has not ended");
+        assert!(answer.is_empty(), "it did not wait: {}", String::from_utf8_lossy(&answer));
+    }
+    bench.stack.redis.resume().unwrap();
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use support::{
     measured::{say, within},
     raw_redis,
     records::admit_request,
-    stack::{Replica, TestKey, node_password},
+    stack::{Replica, Stack, TestKey, node_password},
     stores,
     stores::until,
 };
@@ -110,7 +110,7 @@ struct Bench {
 impl Bench {
     async fn start(paths: usize, history: HistoryConfig) -> Self {
         let faulty = FaultyStack::start_with(|config| {
-            config.reconciler.poll_interval_ms = 60_000;
+            Stack::leave_nodes_alone(config);
             config.history = history;
             config.postgres.acquire_timeout_ms = 500;
         })

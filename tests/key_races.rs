@@ -110,7 +110,7 @@ async fn after_a_revocation_is_answered_no_other_replica_admits_in_a_thousand_ra
     let stack = Stack::start_with(|config| {
         config.admission.deadline_ms = 5_000;
         // The test speaks for a node that does not exist: nobody shall find it silent.
-        config.reconciler.poll_interval_ms = 60_000;
+        Stack::leave_nodes_alone(config);
     })
     .await;
     let replicas = [stack.replica().await, stack.replica().await];

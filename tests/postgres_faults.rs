@@ -19,7 +19,7 @@ use support::{
     faulty_stack::FaultyStack,
     measured::{say, within},
     records::{broadcaster, key_for},
-    stack::{Replica, TestKey, node_password},
+    stack::{Replica, Stack, TestKey, node_password},
     stopwatch::Stopwatch,
     stores,
     stores::{by_test, label, until},
@@ -147,7 +147,7 @@ impl Bench {
 
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let faulty = FaultyStack::start_with(|config| {
-            config.reconciler.poll_interval_ms = 60_000;
+            Stack::leave_nodes_alone(config);
             change(config);
         })
         .await;

@@ -49,7 +49,7 @@ impl Bench {
 
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let faulty = FaultyStack::start_with(|config| {
-            config.reconciler.poll_interval_ms = 60_000;
+            Stack::leave_nodes_alone(config);
             change(config);
         })
         .await;

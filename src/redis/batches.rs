@@ -143,8 +143,11 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         // Outside of a runtime nobody waits for an answer.
         if self.server.batches.is_held_up() && Handle::try_current().is_ok() {
-            let next = Self { redis: self.redis.clone(), server: Arc::clone(&self.server) };
+            let (redis, server) = (self.redis.clone(), Arc::clone(&self.server));
             self.redis.inner.tasks.spawn_short("admissions", async move {
+                // Made here, where it runs: a runtime that ends drops at once what it is given, and one made before would give it the
+                // next, and so on.
+                let next = Self { redis, server };
                 loop {
                     let batch = next.server.batches.take();
                     if batch.is_empty() {

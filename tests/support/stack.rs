@@ -75,6 +75,11 @@ impl Stack {
         config.admission.deadline_ms = promised.admission.deadline_ms;
     }
 
+    /// Has nodes left alone: for tests that speak for them themselves, so that no poll finds that they are not there.
+    pub fn leave_nodes_alone(config: &mut Config) {
+        config.reconciler.poll_interval_ms = 60_000;
+    }
+
     /// The defaults and the secrets of the tests, but more time for Redis, see [`Stack::keep_the_promised_time`]: what most tests are about
     /// is what is answered, also on a machine that stands still for a moment.
     pub fn settings() -> Config {
