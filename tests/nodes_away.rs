@@ -132,6 +132,28 @@ async fn who_is_admitted_while_its_node_is_silent_has_the_path_to_itself_as_long
     bench.replica.stop().await;
 }
 
+#[tokio::test]
+async fn who_is_admitted_while_its_node_is_silent_is_given_up_as_long_after_that_as_anybody_else() {
+    let lost_after = Duration::from_secs(6);
+    let bench = Bench::start_with(|config| config.reconciler.node_lost_after_ms = 6_000).await;
+    let (seen, _, first) = bench.live_and_polled("live/seen").await;
+    bench.node.unreachable();
+    soon("out of reach: listed as stale", async || bench.is_stale(&seen.path).await).await;
+
+    let key = bench.replica.key("live/ada").await;
+    let asked_at = Instant::now();
+    let publisher = bench.publish(&key).await;
+    let stream = bench.replica.until_live(&key.path).await;
+    let what = "silent for as long since it spoke of the stream: off air (6000 ms of it are node_lost_after)";
+    within(lost_after + RIGHT_WITHIN, what, async || bench.replica.stream_on(&key.path).await.is_none()).await;
+    assert!(asked_at.elapsed() >= lost_after, "{:?}", asked_at.elapsed());
+    for lost in [&first, &stream] {
+        assert_eq!(bench.replica.end_reason(lost).await, "node_lost");
+    }
+    assert!(publisher.is_online());
+    bench.replica.stop().await;
+}
+
 /// The cause: a poll that asked about single connections was not over before each had timed out, one after the other.
 #[tokio::test]
 async fn a_node_that_hangs_while_it_is_asked_about_single_connections_is_noticed_as_soon() {
