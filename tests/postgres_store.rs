@@ -15,15 +15,8 @@ use onair::{
     },
 };
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection};
 use support::records::{NOW, at, broadcaster, first_page, insert_key, key_for, path, set_status, settings, some_hash};
-use support::stores::{by_test, database, label, postgres, postgres_at};
-
-async fn execute(url: &str, statement: &'static str) {
-    let mut connection = PgConnection::connect(url).await.expect("PostgreSQL lets us in");
-    sqlx::raw_sql(statement).execute(&mut connection).await.expect(statement);
-    connection.close().await.expect("it says goodbye");
-}
+use support::stores::{by_test, database, execute, label, postgres, postgres_at};
 
 #[tokio::test]
 async fn an_empty_database_is_behind_and_a_migrated_one_current() {

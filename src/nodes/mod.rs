@@ -12,6 +12,7 @@ pub mod credentials;
 mod directory;
 mod kicks;
 pub mod mediamtx_config;
+mod projection;
 mod reconciler;
 mod status;
 mod wiring;
@@ -157,6 +158,7 @@ impl Nodes {
         let nodes = Self { inner: Arc::new(inner) };
         tasks.spawn("kicks", kicks.run(tasks.stopping()));
         tasks.spawn("watch_fleet", reconciler::watch_fleet(nodes.clone(), tasks.clone()));
+        tasks.spawn("project_fleet", projection::keep(nodes.clone(), tasks.stopping()));
         nodes
     }
 
@@ -229,10 +231,17 @@ impl Nodes {
     /// [`NodesError::NotFound`], or where a store gives no answer.
     pub async fn delete(&self, name: &NodeName, by: &ChangedBy) -> Result<Node, NodesError> {
         let node = self.inner.postgres.delete_node(name, by).await?.ok_or(NodesError::NotFound)?;
+        self.take_out(name).await?;
+        Ok(node)
+    }
+
+    /// Has a node that was removed leave the fleet, and its streams end. One that cannot be ended now keeps no other.
+    async fn take_out(&self, name: &NodeName) -> Result<(), NodesError> {
         self.inner.redis.remove_node(name).await?;
         self.inner.directory.refresh().await;
         self.inner.fleet_changed.notify_one();
         let view = self.inner.live.now().await?;
+        let mut outcome = Ok(());
         for stream in view.snapshot.on_node(name) {
             let request = EndRequest {
                 path: &stream.path,
@@ -241,11 +250,13 @@ impl Nodes {
                 afterwards: Afterwards::Gone,
                 progress: view.snapshot.progress_of(stream),
             };
-            if let Ending::Ended(_) = self.inner.redis.end(&request).await? {
-                metrics::stream_ended(EndReason::NodeRemoved);
+            match self.inner.redis.end(&request).await {
+                Ok(Ending::Ended(_)) => metrics::stream_ended(EndReason::NodeRemoved),
+                Ok(_) => {}
+                Err(error) => outcome = Err(error.into()),
             }
         }
-        Ok(node)
+        outcome
     }
 
     /// A node of the fleet; one that was added on another replica a moment ago is found too.

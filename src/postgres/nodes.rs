@@ -1,5 +1,7 @@
 //! The `MediaMTX` servers of the fleet.
 
+use std::collections::HashSet;
+
 use sqlx::{Connection as _, Row as _, postgres::PgRow, types::Json};
 use url::Url;
 
@@ -86,6 +88,28 @@ impl Postgres {
              SELECT name, control_url, public_urls, created_at, updated_at FROM nodes ORDER BY name",
         );
         self.call(async |connection| query.fetch_all(connection).await?.iter().map(node).collect()).await
+    }
+
+    /// Which of some nodes somebody removed, as the audit log says, and are not there.
+    ///
+    /// # Errors
+    /// Where Postgres does not answer.
+    pub async fn removed_among(&self, names: HashSet<NodeName>) -> Result<Vec<NodeName>, PostgresError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let query = sqlx::query(
+            "-- removed_among
+             SELECT name FROM unnest($1::text[]) AS name
+             WHERE EXISTS (SELECT FROM audit_log WHERE node = name AND action = $2)
+             AND NOT EXISTS (SELECT FROM nodes WHERE nodes.name = name.name)",
+        );
+        let query = query.bind(names).bind(AuditAction::NodeRemoved.as_str());
+        self.call(async |connection| {
+            query.fetch_all(connection).await?.iter().map(|row| rows::parsed(row, "name")).collect()
+        })
+        .await
     }
 
     /// Removes a node, and gives what was removed.

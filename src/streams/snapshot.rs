@@ -98,7 +98,8 @@ impl Snapshot {
     }
 
     /// The nodes that have something on air.
-    pub(super) fn nodes(&self) -> Vec<NodeName> {
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeName> {
         self.by_node.keys().cloned().collect()
     }
 

@@ -12,9 +12,17 @@ use onair::{
     postgres::Postgres,
     redis::{Opening, Redis},
 };
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 
 use super::test_redis::TestRedis;
+
+/// Does something to a database, past the service.
+pub async fn execute(url: &str, statements: &'static str) {
+    let mut connection = PgConnection::connect(url).await.expect("PostgreSQL lets us in");
+    sqlx::raw_sql(statements).execute(&mut connection).await.expect(statements);
+    connection.close().await.expect("it says goodbye");
+}
 
 /// The URL of an empty database of the test's own.
 pub async fn database() -> String {
