@@ -21,6 +21,7 @@ mod recent;
 mod request;
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -373,20 +374,45 @@ async fn release_abandoned(
     mut abandoned: mpsc::Receiver<Abandoned>,
     stopping: CancellationToken,
 ) -> Result<(), TaskError> {
+    let mut left: Vec<Abandoned> = Vec::new();
     loop {
-        let next = tokio::select! {
-            next = abandoned.recv() => next,
-            () = stopping.cancelled() => abandoned.try_recv().ok(),
-        };
-        let Some(next) = next else { return Ok(()) };
-        while let Err(error) = release(&redis, &next).await {
-            tracing::debug!(%error, "an abandoned admission is still to be taken back");
+        if left.is_empty() {
+            let next = tokio::select! {
+                next = abandoned.recv() => next,
+                () = stopping.cancelled() => abandoned.try_recv().ok(),
+            };
+            let Some(next) = next else { return Ok(()) };
+            left.push(next);
+        }
+        while left.len() < ABANDONED_MAX
+            && let Ok(next) = abandoned.try_recv()
+        {
+            left.push(next);
+        }
+        left = release_all(&redis, left).await;
+        if !left.is_empty() {
             tokio::select! {
                 () = tokio::time::sleep(RELEASE_PAUSE) => {}
-                () = stopping.cancelled() => break,
+                () = stopping.cancelled() => left.clear(),
             }
         }
     }
+}
+
+/// Takes back what can be, and gives what is left. A partition whose server gives no answer is asked once only, so that the others,
+/// which another server of a cluster may have, need not wait for it.
+async fn release_all(redis: &Redis, abandoned: Vec<Abandoned>) -> Vec<Abandoned> {
+    let (mut silent, mut left) = (HashSet::new(), Vec::new());
+    for one in abandoned {
+        let partition = one.path.partition();
+        if !silent.contains(&partition) {
+            let Err(error) = release(redis, &one).await else { continue };
+            tracing::debug!(%error, "an abandoned admission is still to be taken back");
+            silent.insert(partition);
+        }
+        left.push(one);
+    }
+    left
 }
 
 /// Takes one back. Asked once more where there was nothing to take back: what Redis was sent on several connections while it

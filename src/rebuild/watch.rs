@@ -42,6 +42,15 @@ pub struct WatchParts {
     pub replica: Uuid,
 }
 
+/// What this replica remembers of partitions that are closed, or were a moment ago.
+#[derive(Default)]
+struct Remembered {
+    of: Vec<Partition>,
+    on_air: Vec<Stream>,
+    /// Whom it admitted a moment before, and may not have seen on air.
+    admitted: Vec<RecentAdmission>,
+}
+
 /// The task.
 pub struct Watch {
     parts: WatchParts,
@@ -49,9 +58,7 @@ pub struct Watch {
     closed_since: Option<Instant>,
     /// Whether this replica has known Redis to be whole: one that was never filled has lost nothing.
     was_open: bool,
-    /// What this replica remembers of partitions that are closed, or were a moment ago.
-    remembered: Vec<Stream>,
-    remembered_of: Vec<Partition>,
+    remembered: Remembered,
     is_projecting: bool,
     keys: KeysReport,
 }
@@ -65,8 +72,7 @@ impl Watch {
             looks: 0,
             closed_since: None,
             was_open: false,
-            remembered: Vec::new(),
-            remembered_of: Vec::new(),
+            remembered: Remembered::default(),
             is_projecting: false,
             keys: KeysReport::default(),
         }
@@ -132,8 +138,8 @@ impl Watch {
         let closed = self.parts.rebuild.redis.closed_partitions().await?;
         metrics::partitions_closed(closed.len());
         if closed.is_empty() {
-            self.remember_the_rest().await?;
             self.note_open();
+            self.remember_the_rest().await?;
             self.project_on().await?;
             return Ok(0);
         }
@@ -145,22 +151,31 @@ impl Watch {
 
     /// Puts back what only this replica may remember. Gives the keys that came with it.
     async fn remember(&mut self, on_air: Vec<Stream>, closed: &[Closed]) -> Result<HashSet<KeyId>, RebuildError> {
-        let of_partitions = partitions_of(closed);
-        let recent = self.parts.admission.recent();
-        let recent = recent.into_iter().filter(|admission| of_partitions.contains(&admission.path.partition()));
-        let admitted = self.streams_of(recent.collect()).await?;
-        self.remembered = newest_of_each(on_air.into_iter().chain(admitted));
-        self.remembered_of = of_partitions;
-        Ok(self.parts.rebuild.remember(self.remembered.clone(), &self.remembered_of).await?.keys)
+        let of = partitions_of(closed);
+        let mut admitted = self.parts.admission.recent();
+        admitted.retain(|admission| of.contains(&admission.path.partition()));
+        // Kept before a store is asked: where one gives no answer, another replica may open meanwhile.
+        self.remembered = Remembered { of, on_air, admitted };
+        self.put_back_remembered().await
+    }
+
+    async fn put_back_remembered(&self) -> Result<HashSet<KeyId>, RebuildError> {
+        let Remembered { of, on_air, admitted } = &self.remembered;
+        let admitted = self.streams_of(admitted).await?;
+        let streams = newest_of_each(on_air.iter().cloned().chain(admitted));
+        Ok(self.parts.rebuild.remember(streams, of).await?.keys)
     }
 
     /// Once more after the opening, where another replica opened: what was not put back in time gets its path if that is free.
     async fn remember_the_rest(&mut self) -> Result<(), RebuildError> {
-        let (remembered, partitions) = (std::mem::take(&mut self.remembered), std::mem::take(&mut self.remembered_of));
-        self.parts.rebuild.remember(remembered, &partitions).await.map(drop)
+        if !self.remembered.of.is_empty() {
+            self.put_back_remembered().await?;
+            self.remembered = Remembered::default();
+        }
+        Ok(())
     }
 
-    async fn streams_of(&self, recent: Vec<RecentAdmission>) -> Result<Vec<Stream>, RebuildError> {
+    async fn streams_of(&self, recent: &[RecentAdmission]) -> Result<Vec<Stream>, RebuildError> {
         let ids: Vec<KeyId> = recent.iter().map(|admission| admission.key_id).collect();
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -168,8 +183,8 @@ impl Watch {
         let keys = self.parts.rebuild.postgres.stream_keys_by_id(&ids).await?;
         let keys: HashMap<KeyId, KeyWithOwner> = keys.into_iter().map(|key| (key.key.id, key)).collect();
         Ok(recent
-            .into_iter()
-            .filter_map(|admission| Some(stream_of(keys.get(&admission.key_id)?, admission)))
+            .iter()
+            .filter_map(|admission| Some(stream_of(keys.get(&admission.key_id)?, admission.clone())))
             .collect())
     }
 

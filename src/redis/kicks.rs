@@ -7,7 +7,7 @@ use fred::interfaces::HashesInterface;
 use serde::Deserialize;
 
 use super::{
-    Lane, Redis, RedisError, keys, queued,
+    Lane, Redis, RedisError, answered_at_all, keys, queued,
     record::{Publisher, to_json},
 };
 use crate::domain::{EndReason, NodeName, Partition, Protocol, SourceId, SourceType, Stream, StreamPath, Timestamp};
@@ -83,22 +83,23 @@ impl From<Written> for KickIntent {
 }
 
 impl Redis {
-    /// Every kick that is owed.
+    /// Every kick that is owed; in a cluster, as the servers say that answer.
     ///
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn kicks(&self) -> Result<Vec<KickIntent>, RedisError> {
         let partitions: Vec<Partition> = Partition::all().collect();
-        let partitions: Vec<HashMap<String, String>> = self
-            .pipelined(
+        let partitions: Vec<Result<HashMap<String, String>, RedisError>> = self
+            .pipelined_apart(
                 Lane::Bulk,
                 &partitions,
                 |&partition| keys::kicks(partition),
                 |pipeline, key, _| queued(pipeline.hgetall(key)),
             )
             .await?;
+        let partitions = answered_at_all(partitions)?;
         let mut owed = Vec::new();
-        for text in partitions.iter().flat_map(HashMap::values) {
+        for text in partitions.iter().flatten().flat_map(HashMap::values) {
             match serde_json::from_str::<Written>(text) {
                 Ok(written) => owed.push(written.into()),
                 Err(error) => tracing::error!(%error, "a kick that is owed cannot be read"),

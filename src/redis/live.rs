@@ -8,8 +8,8 @@ use fred::{
 };
 
 use super::{
-    Lane, PIPELINED_MAX, Redis, RedisError, answer_parts, call::Call, keys, queued, record::Record, script,
-    unknown_word,
+    Lane, PIPELINED_MAX, Redis, RedisError, answer_parts, answered_at_all, call::Call, keys, queued, record::Record,
+    script, unknown_word,
 };
 use crate::domain::{NodeName, Partition, Playback, Progress, SourceId, Stream, StreamPath};
 
@@ -282,28 +282,39 @@ impl Redis {
             .transpose()
     }
 
-    /// Paths whose deadline has passed by the clock of Redis, at most `count_max` of each partition.
+    /// Paths whose deadline has passed by the clock of Redis, at most `count_max` of each partition. In a cluster, those of the servers
+    /// that answer.
     ///
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn due(&self, count_max: i64) -> Result<Vec<DueStream>, RedisError> {
         let partitions: Vec<Partition> = Partition::all().collect();
-        let Some(&any) = partitions.first() else { return Ok(Vec::new()) };
-        // In a cluster, clocks differ by a little: a script that is told too early says so.
-        let connection = self.bulk(&keys::deadlines(any))?;
-        let time = CustomCommand::new_static("TIME", None, false);
-        let (seconds, microseconds): (i64, i64) = self.limited(connection.custom(time, Vec::<String>::new())).await?;
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of this era fit a double exactly")]
-        let until = (seconds * 1_000 + microseconds / 1_000) as f64;
-        let due: Vec<Vec<String>> = self
-            .pipelined(
+        let until = self.time_ms().await? as f64;
+        let due: Vec<Result<Vec<String>, RedisError>> = self
+            .pipelined_apart(
                 Lane::Bulk,
                 &partitions,
                 |&partition| keys::deadlines(partition),
                 |pipeline, key, _| queued(pipeline.zrangebyscore(key, 0.0, until, false, Some((0, count_max)))),
             )
             .await?;
-        Ok(due.into_iter().flatten().filter_map(|path| path.parse().ok()).collect())
+        let due = answered_at_all(due)?.into_iter().flatten().flatten();
+        Ok(due.filter_map(|path| path.parse().ok()).collect())
+    }
+
+    /// The time of Redis, in milliseconds. In a cluster, clocks differ by a little: a script that is told too early says so.
+    async fn time_ms(&self) -> Result<i64, RedisError> {
+        let mut outcome = Err(RedisError::Unavailable);
+        for connection in self.inner.servers.each().into_iter().flatten() {
+            let time = CustomCommand::new_static("TIME", None, false);
+            let told = self.limited(connection.custom::<(i64, i64), _>(time, Vec::<String>::new())).await;
+            outcome = told.map(|(seconds, microseconds)| seconds * 1_000 + microseconds / 1_000);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
     }
 
     /// Replaces what the poller saw of a node's sources.

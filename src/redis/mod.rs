@@ -42,10 +42,7 @@ use fred::{
     interfaces::KeysInterface,
     types::{Expiration, FromValue, Value},
 };
-use futures_util::{
-    FutureExt as _,
-    future::{join_all, try_join_all},
-};
+use futures_util::{FutureExt as _, future::join_all};
 use tokio::sync::Notify;
 
 use self::{connection::Connection, resharding::Told, rush::Rush, servers::Servers};
@@ -266,6 +263,20 @@ impl Redis {
     where
         T: FromValue,
     {
+        self.pipelined_apart(lane, items, key, put).await?.into_iter().collect()
+    }
+
+    /// As [`Self::pipelined`], with what each answer came to: a server that gives none costs its own only.
+    async fn pipelined_apart<I, T>(
+        &self,
+        lane: Lane,
+        items: &[I],
+        key: impl Fn(&I) -> String,
+        put: impl Fn(&Pipeline<Client>, &str, &I) -> Result<(), FredError>,
+    ) -> Result<Vec<Result<T, RedisError>>, RedisError>
+    where
+        T: FromValue,
+    {
         if items.is_empty() {
             return Ok(Vec::new());
         }
@@ -275,30 +286,42 @@ impl Redis {
         for places in &together {
             let key = &keys[places[0]];
             let connection = match lane {
-                Lane::Quick => self.quick(key)?,
-                Lane::Bulk => self.bulk(key)?,
+                Lane::Quick => self.quick(key),
+                Lane::Bulk => self.bulk(key),
             };
-            let pipeline = connection.pipeline();
-            for &place in places {
-                put(&pipeline, &keys[place], &items[place]).map_err(|error| RedisError::from_fred(&error))?;
-            }
-            asking.push(self.send(connection, pipeline, places.len()));
+            let sent = connection.and_then(|connection| {
+                let pipeline = connection.pipeline();
+                for &place in places {
+                    put(&pipeline, &keys[place], &items[place]).map_err(|error| RedisError::from_fred(&error))?;
+                }
+                Ok(self.send(connection, pipeline, places.len()))
+            });
+            asking.push(async { sent?.await });
         }
-        let all_values = try_join_all(asking).await?;
-        let mut answers: Vec<Option<T>> = keys.iter().map(|_| None).collect();
-        for (places, values) in together.iter().zip(all_values) {
-            for (&place, value) in places.iter().zip(values) {
-                let value = match value {
-                    Told::Value(value) => value,
+        let mut answers: Vec<Option<Result<T, RedisError>>> = keys.iter().map(|_| None).collect();
+        for (places, told) in together.iter().zip(join_all(asking).await) {
+            let told = match told {
+                Ok(told) => told,
+                Err(error) => {
+                    for &place in places {
+                        answers[place] = Some(Err(error.clone()));
+                    }
+                    continue;
+                }
+            };
+            for (&place, told) in places.iter().zip(told) {
+                let value = match told {
+                    Told::Value(value) => Ok(value),
                     Told::AskElsewhere(address) => {
-                        self.ask_for(&address, |pipeline| put(pipeline, &keys[place], &items[place])).await?
+                        self.ask_for(&address, |pipeline| put(pipeline, &keys[place], &items[place])).await
                     }
                 };
-                answers[place] = Some(T::from_value(value).map_err(|error| RedisError::from_fred(&error))?);
+                let read = |value| T::from_value(value).map_err(|error| RedisError::from_fred(&error));
+                answers[place] = Some(value.and_then(read));
             }
         }
-        let missing = || RedisError::Protocol("a pipeline was answered in part".to_owned());
-        answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
+        let missing = || Err(RedisError::Protocol("a pipeline was answered in part".to_owned()));
+        Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
     }
 
     /// Carries out one command as [`Self::pipelined`] does.
@@ -323,6 +346,15 @@ impl Redis {
     ) -> Result<Vec<Told>, RedisError> {
         let answers = self.answered(&connection, resharding::told(&pipeline, count)).await;
         answers.map_err(|error| RedisError::from_fred(&error))
+    }
+}
+
+/// What those said who gave an answer; an error where nobody did.
+fn answered_at_all<T>(answers: Vec<Result<T, RedisError>>) -> Result<Vec<Option<T>>, RedisError> {
+    let nobody = answers.iter().all(Result::is_err);
+    match answers.first() {
+        Some(Err(error)) if nobody => Err(error.clone()),
+        _ => Ok(answers.into_iter().map(Result::ok).collect()),
     }
 }
 

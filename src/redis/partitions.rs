@@ -13,7 +13,9 @@ use fred::{
 };
 use futures_util::future::join_all;
 
-use super::{Lane, Redis, RedisError, answer_parts, keys, queued, script, transitions::next, unknown_word};
+use super::{
+    Lane, Redis, RedisError, answer_parts, answered_at_all, keys, queued, script, transitions::next, unknown_word,
+};
 use crate::domain::{Epoch, Partition, StreamPath, Timestamp};
 
 /// A partition that does not hold all that it must, or may not.
@@ -31,13 +33,14 @@ pub struct Closed {
 
 /// Which memory each partition has: another one after every loss, closing and opening.
 ///
-/// Asked for before Postgres is read, so that what was read before a loss is not written into the memory after it.
+/// Asked for before Postgres is read, so that what was read before a loss is not written into the memory after it. In a cluster, a server
+/// that is away costs its own partitions only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Generations(Vec<String>);
+pub struct Generations(Vec<Option<String>>);
 
 impl Generations {
-    pub(super) fn of(&self, partition: Partition) -> &str {
-        self.0.get(partition.index()).map_or("", String::as_str)
+    pub(super) fn of(&self, partition: Partition) -> Result<&str, RedisError> {
+        self.0.get(partition.index()).and_then(Option::as_deref).ok_or(RedisError::Unavailable)
     }
 }
 
@@ -82,12 +85,8 @@ impl Redis {
     /// Where Redis gives no answer.
     pub async fn closed_partitions(&self) -> Result<Vec<Closed>, RedisError> {
         let checks = Partition::all().map(|partition| self.check_partition(partition));
-        let (known, mut unknown): (Vec<_>, Vec<_>) = join_all(checks).await.into_iter().partition(Result::is_ok);
         // In a cluster, a server that is away keeps nobody from mending what others have lost.
-        match unknown.pop() {
-            Some(Err(error)) if known.is_empty() => Err(error),
-            _ => Ok(known.into_iter().flatten().flatten().collect()),
-        }
+        Ok(answered_at_all(join_all(checks).await)?.into_iter().flatten().flatten().collect())
     }
 
     /// Which memory the partitions have now.
@@ -96,18 +95,18 @@ impl Redis {
     /// Where Redis gives no answer.
     pub async fn generations(&self) -> Result<Generations, RedisError> {
         let partitions: Vec<Partition> = Partition::all().collect();
-        let names: Vec<(Option<String>, Option<String>)> = self
-            .pipelined(
+        let names = self
+            .pipelined_apart(
                 Lane::Quick,
                 &partitions,
                 |&partition| keys::memory(partition),
                 |pipeline, key, _| queued(pipeline.hmget(key, vec!["opened", "closed"])),
             )
             .await?;
-        let name = |(opened, closed): (Option<String>, Option<String>)| {
+        let name = |[opened, closed]: [Option<String>; 2]| {
             format!("{}/{}", opened.unwrap_or_default(), closed.unwrap_or_default())
         };
-        Ok(Generations(names.into_iter().map(name).collect()))
+        Ok(Generations(answered_at_all(names)?.into_iter().map(|names| names.map(name)).collect()))
     }
 
     async fn check_partition(&self, partition: Partition) -> Result<Option<Closed>, RedisError> {

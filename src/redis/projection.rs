@@ -182,7 +182,7 @@ impl Redis {
         let mut arguments = vec![String::new()];
         arguments.extend(key.fields().map(|(_, value)| value));
         arguments.push(if same == SameRevision::WrittenAgain { "again".to_owned() } else { String::new() });
-        arguments.push(before.of(partition).to_owned());
+        arguments.push(before.of(partition)?.to_owned());
         let (word, mut rest) = answer_parts(self.run(&script::PROJECT, keys, arguments).await?)?;
         match word.as_str() {
             "written" => {

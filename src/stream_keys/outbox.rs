@@ -51,7 +51,7 @@ impl StreamKeys {
         }
     }
 
-    /// Projects keys until Redis fails, and notes what Redis has. `memory` is from before they were read.
+    /// Projects keys, and notes what Redis has: in a cluster, those of a server that is away wait, and no others. `memory` is from before they were read.
     pub(super) async fn project_all(
         &self,
         keys: &[KeyWithOwner],
@@ -77,9 +77,6 @@ impl StreamKeys {
                     Err(NotProjected::Redis(error)) => report.stopped_by = Some(error),
                     Err(NotProjected::Postgres(error)) => return Err(error),
                 }
-            }
-            if report.stopped_by.is_some() {
-                break;
             }
         }
         report.projected += done.len();

@@ -8,6 +8,7 @@
 mod support;
 
 mod failovers;
+mod hanging;
 mod resources;
 mod unheard;
 
