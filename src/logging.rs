@@ -17,7 +17,7 @@ use std::{
 use tracing::Subscriber;
 use tracing_subscriber::{
     Layer as _, Registry,
-    filter::{ParseError, Targets},
+    filter::{LevelFilter, ParseError, Targets},
     fmt::{
         self, MakeWriter,
         format::{FmtSpan, JsonFields},
@@ -96,7 +96,8 @@ pub fn subscriber<W>(config: &LogConfig, writer: W) -> Result<impl Subscriber + 
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter: Targets = config.filter.parse()?;
+    // What cannot be read in a file of passwords, its reader would put into the log.
+    let filter = config.filter.parse::<Targets>()?.with_target("sqlx_postgres::options", LevelFilter::OFF);
     let layer = fmt::layer().with_writer(writer).with_span_events(FmtSpan::NONE);
     let layer = match config.format {
         LogFormat::Pretty => layer.with_ansi(io::stdout().is_terminal()).boxed(),

@@ -45,6 +45,10 @@ async fn every_decision_is_one_line_that_says_who_what_where_and_how_long() {
     node.read(ReadRequest::without_credentials("live/ada", ConnectionKind::HlsSession)).await.reading();
     node.read(ReadRequest::without_credentials("live/nobody", ConnectionKind::WebRtcSession)).await.refused();
     let asked = node.auth_log();
+    for _ in 0..2 {
+        let stranger = api.as_node("edge-1", "no-password-of-its-own");
+        stranger.post_raw("/v1/mediamtx/auth", "application/json", "{}").await.expect_problem(401, "node_unauthorized");
+    }
     let known = async || service.said().iter().any(|line| line.contains("path_not_on_air"));
     until("the last of them is logged", known).await;
     let (status, said) = service.stop().await;
@@ -52,6 +56,10 @@ async fn every_decision_is_one_line_that_says_who_what_where_and_how_long() {
 
     let lines: Vec<Value> = said.iter().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect();
     assert!(lines.iter().all(|line| line["level"] != "DEBUG" && line["timestamp"].is_string()));
+    let as_a_node = lines.iter().filter(|line| line["message"] == "somebody called as a node with a wrong password");
+    let as_a_node: Vec<&Value> = as_a_node.collect();
+    assert!(matches!(as_a_node[..], [line] if line["node"] == "edge-1"), "once in ten seconds: {as_a_node:#?}");
+    assert!(!said.iter().any(|line| line.contains("no-password-of-its-own")));
     let decisions: Vec<&Value> = lines.iter().filter(|line| line["message"] == "decision").collect();
     // The first call of the RTSP client and those of our own poller are no events.
     let events =

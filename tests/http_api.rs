@@ -245,6 +245,9 @@ async fn a_node_is_added_shown_wired_and_removed() {
     let shown = async || api.get("/v1/nodes/edge-1").await.expect(200).json;
     until("the poller says why", async || shown().await["fault"] == "refused").await;
     assert_eq!(api.get("/v1/nodes").await.expect(200).json["items"][0]["reachable"], false);
+    let hidden = json!({"control_url": "http://admin:hidden@10.0.0.256:9997"});
+    let refused = api.put("/v1/nodes/edge-1", &hidden).await.expect_problem(422, "invalid_input");
+    assert!(!refused.text.contains("hidden"), "{}", refused.text);
     let strange = api.request(reqwest::Method::GET, "/v1/nodes/edge-1/mediamtx-config").header("host", "[");
     api.send(strange).await.expect_problem(400, "request_malformed");
     let yaml = api.get("/v1/nodes/edge-1/mediamtx-config?hooks=none").await.expect(200).text;
@@ -265,6 +268,9 @@ async fn the_open_endpoints_need_no_credentials() {
     assert!(api.get("/docs/errors").await.expect(200).text.contains("id=\"key_in_use\""));
     let page = reqwest::get(format!("http://{}/docs", replica.address)).await.unwrap();
     assert!(page.text().await.unwrap().contains("swagger-ui"));
+    let no_text = api.get("/docs/%FF").await;
+    let no_text = no_text.expect_problem(404, "route_not_found");
+    assert_eq!(no_text.headers.get_all("content-type").iter().collect::<Vec<_>>(), ["application/problem+json"]);
 
     // What is told while Redis is away is the last that was known, so something has to be known.
     assert_eq!(replica.api.get("/v1/streams").await.expect(200).json["stale"], false);

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use url::Url;
 
-use super::{Config, ConfigSecret, redis_url};
+use super::{Config, ConfigSecret, postgres_url, redis_url};
+use crate::domain::Node;
 
 /// The fewest characters of a secret that somebody else could guess at.
 const SECRET_CHARACTERS_MIN: usize = 32;
@@ -31,7 +32,8 @@ impl Config {
         }
         let of_redis = redis_url::problems(self.redis.url.reveal());
         problems.extend(of_redis.into_iter().map(|problem| format!("redis.url (ONAIR_REDIS_URL): {problem}")));
-        check_store_url(problems, "postgres.url (ONAIR_POSTGRES_URL)", &self.postgres.url, &["postgres", "postgresql"]);
+        let of_postgres = postgres_url::problems(self.postgres.url.reveal());
+        problems.extend(of_postgres.into_iter().map(|problem| format!("postgres.url (ONAIR_POSTGRES_URL): {problem}")));
         self.check_limits(problems);
         self.check_nodes(problems);
         if self.log.filter.parse::<tracing_subscriber::filter::Targets>().is_err() {
@@ -80,7 +82,9 @@ impl Config {
             if !names.insert(&node.name) {
                 problems.push(format!("nodes (ONAIR_NODES): {} is given twice", node.name));
             }
-            check_http(problems, &format!("nodes (ONAIR_NODES): control_url of {}", node.name), &node.control_url);
+            if let Err((field, problem)) = Node::check(&node.control_url, &node.public_urls) {
+                problems.push(format!("nodes (ONAIR_NODES): {field} of {}: {problem}", node.name));
+            }
         }
     }
 }
@@ -107,12 +111,5 @@ fn check_http(problems: &mut Vec<String>, place: &str, url: &Url) {
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         problems.push(format!("{place}: must hold no user, password, query or fragment"));
-    }
-}
-
-fn check_store_url(problems: &mut Vec<String>, place: &str, url: &ConfigSecret, schemes: &[&str]) {
-    let scheme_is_known = Url::parse(url.reveal()).is_ok_and(|url| schemes.contains(&url.scheme()));
-    if !scheme_is_known {
-        problems.push(format!("{place}: must be a URL that begins with {}://", schemes.join("://, ")));
     }
 }

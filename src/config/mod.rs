@@ -10,6 +10,7 @@
 //! - A file that holds secrets and can be read by others is refused.
 
 mod check;
+mod postgres_url;
 mod redis_url;
 mod secret;
 mod sections;
@@ -26,6 +27,8 @@ pub use sections::{
 };
 use setting::Reader;
 pub use setting::{Field, Kind, Variables};
+
+use crate::domain::{Wrong, explain};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -192,11 +195,9 @@ fn read_table(file: &Path) -> Result<toml::Table, String> {
 fn read_nodes(reader: &mut Reader<'_>) -> Vec<NodeConfig> {
     let in_file = reader.table.remove("nodes");
     let read = match (reader.variables.get(NODES_VARIABLE), in_file) {
-        (Some(text), _) => {
-            serde_json::from_str(text).map_err(|error| format!("expected a JSON array of nodes: {error}"))
-        }
+        (Some(text), _) => nodes_of_json(text).map_err(|wrong| format!("expected a JSON array of nodes: {wrong}")),
         (None, Some(value @ toml::Value::Array(_))) => {
-            value.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+            serde_path_to_error::deserialize(value).map_err(|error| said(error.path(), error.inner().message()))
         }
         (None, Some(_)) => Err("expected a [[nodes]] table for each node".to_owned()),
         (None, None) => Ok(Vec::new()),
@@ -205,6 +206,19 @@ fn read_nodes(reader: &mut Reader<'_>) -> Vec<NodeConfig> {
         reader.problems.push(format!("nodes ({NODES_VARIABLE}): {problem}"));
         Vec::new()
     })
+}
+
+fn nodes_of_json(text: &str) -> Result<Vec<NodeConfig>, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let nodes =
+        serde_path_to_error::deserialize(&mut json).map_err(|error| said(error.path(), &error.inner().to_string()))?;
+    json.end().map(|()| nodes).map_err(|_| "something follows it".to_owned())
+}
+
+/// What is wrong with a field, without its value.
+fn said(path: &serde_path_to_error::Path, message: &str) -> String {
+    let Wrong { field, detail } = explain(path, message);
+    format!("{field}: {detail}")
 }
 
 fn report_unknown(left_over: &toml::Table, variables: &Variables, problems: &mut Vec<String>) {

@@ -238,6 +238,7 @@ pub struct NodeConfig {
     /// Its name, which is also the user name of its calls.
     pub name: NodeName,
     /// Where its control API is reached, such as `http://edge-1:9997`.
+    #[serde(deserialize_with = "crate::domain::url_field::required")]
     pub control_url: Url,
     /// Where viewers and broadcasters reach it. Absent: not offered.
     #[serde(default)]

@@ -126,6 +126,26 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         let message = problems(Some(file(&text).path()), &Variables::default());
         assert!(!message.contains("hush"), "{text} gave {message}");
     }
+    let node = |fields: &str| format!(r#"[{{"name": "edge-1", "control_url": "http://edge-1:9997", {fields}}}]"#);
+    let nodes = [
+        format!(r#""{secret}""#),
+        format!(r#"[{{"name": "edge-1", "control_url": "http://admin:{secret}@edge-1:99999"}}]"#),
+        format!(r#"[{{"name": "edge-1", "control_url": "http://admin:{secret}@10.0.0.256"}}]"#),
+        format!(r#"[{{"name": "edge-1", "control_url": "http://admin:{secret}@edge-1"}}]"#),
+        node(&format!(r#""public_urls": "{secret}""#)),
+        node(&format!(r#""public_urls": {{"hls": "https://{secret}@a|b"}}"#)),
+        node(&format!(r#""public_urls": {{"rtsp": "rtsp://cam:{secret}@edge-1"}}"#)),
+        node(r#""public_urls": {"rtmp": "http://edge-1"}"#),
+        node(r#""public_urls": {"hls": "https://edge-1/?a=b"}"#),
+    ];
+    for text in nodes {
+        let message = problems(None, &with_secrets([("ONAIR_NODES", text.as_str())]));
+        assert!(message.contains("nodes (ONAIR_NODES)"), "{text} gave {message}");
+        assert!(!message.contains("hush"), "{text} gave {message}");
+    }
+    let in_file = format!("[[nodes]]\nname = \"edge-1\"\ncontrol_url = \"http://admin:{secret}@10.0.0.256\"\n");
+    let message = problems(Some(file(&in_file).path()), &with_secrets([]));
+    assert!(message.contains("0.control_url: must be an absolute URL") && !message.contains("hush"), "{message}");
 }
 
 #[test]

@@ -23,13 +23,14 @@ mod stream_key;
 mod text;
 mod timestamp;
 mod words;
+mod wrong;
 
 pub use attempt::Attempt;
 pub use audit::{Actor, AuditAction, ChangedBy};
 pub use broadcaster::Broadcaster;
 pub use cursor::{Cursor, CursorError, Page, PageRequest, Position};
 pub use ids::{BroadcasterId, Epoch, KeyId, NodeName, NodeNameError, Revision, SourceId, StreamId};
-pub use node::{Node, PlaybackUrls, PublicUrls, PublishUrls};
+pub use node::{Node, PlaybackUrls, PublicUrls, PublishUrls, check_base_url, url_field};
 pub use path::{Partition, PathError, StreamPath};
 pub use renditions::{Renditions, RenditionsError};
 pub use stream::{
@@ -41,3 +42,4 @@ pub use text::{Label, METADATA_BYTES_MAX, Metadata, TextError, bounded_text};
 pub use timestamp::Timestamp;
 pub use words::UnknownWord;
 pub(crate) use words::words;
+pub use wrong::{Wrong, explain};

@@ -5,6 +5,54 @@ use url::Url;
 
 use super::{NodeName, Secret, StreamPath, Timestamp};
 
+/// The longest URL of a node, in characters.
+const URL_LENGTH_MAX: usize = 500;
+/// What the URLs over HTTP begin with.
+const HTTP: &[&str] = &["http", "https"];
+
+/// URLs as they are read: what is wrong is said without repeating it, for it may hold a password.
+pub mod url_field {
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+    use url::Url;
+
+    /// One that has to be there.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn required<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+        read(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+
+    /// One that may be absent.
+    ///
+    /// # Errors
+    /// Where it is there, and none.
+    pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| read(&text)).transpose().map_err(D::Error::custom)
+    }
+
+    fn read(text: &str) -> Result<Url, &'static str> {
+        text.parse().map_err(|_| "must be an absolute URL such as https://edge-1.example.org:8888")
+    }
+}
+
+/// Whether a path, and a secret, can be put behind a URL: it has to end where a path can begin.
+///
+/// # Errors
+/// With what it must be, where it is not.
+pub fn check_base_url(url: &Url, schemes: &[&str]) -> Result<(), String> {
+    if !schemes.contains(&url.scheme()) || !url.has_host() {
+        return Err(format!("must begin with {}:// and a host", schemes.join(":// or ")));
+    }
+    let holds_more =
+        !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some();
+    if holds_more || url.as_str().len() > URL_LENGTH_MAX {
+        return Err(format!("must have at most {URL_LENGTH_MAX} characters and no user, password, query or fragment"));
+    }
+    Ok(())
+}
+
 /// One `MediaMTX` server of the fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -25,18 +73,23 @@ pub struct Node {
 #[serde(default, deny_unknown_fields)]
 pub struct PublicUrls {
     /// Such as `https://edge-1.example.org:8888`.
+    #[serde(deserialize_with = "url_field::optional")]
     #[schema(value_type = Option<String>, format = "uri")]
     pub hls: Option<Url>,
     /// WHIP and WHEP, such as `https://edge-1.example.org:8889`.
+    #[serde(deserialize_with = "url_field::optional")]
     #[schema(value_type = Option<String>, format = "uri")]
     pub webrtc: Option<Url>,
     /// Such as `rtmp://edge-1.example.org:1935`.
+    #[serde(deserialize_with = "url_field::optional")]
     #[schema(value_type = Option<String>, format = "uri")]
     pub rtmp: Option<Url>,
     /// Such as `rtsp://edge-1.example.org:8554`.
+    #[serde(deserialize_with = "url_field::optional")]
     #[schema(value_type = Option<String>, format = "uri")]
     pub rtsp: Option<Url>,
     /// Such as `srt://edge-1.example.org:8890`.
+    #[serde(deserialize_with = "url_field::optional")]
     #[schema(value_type = Option<String>, format = "uri")]
     pub srt: Option<Url>,
 }
@@ -81,6 +134,27 @@ impl std::fmt::Debug for PublishUrls {
 
 fn base(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
+}
+
+impl Node {
+    /// Whether a node can be what somebody says it is.
+    ///
+    /// # Errors
+    /// With the first field that cannot be, and what it must be.
+    pub fn check(control_url: &Url, public_urls: &PublicUrls) -> Result<(), (&'static str, String)> {
+        let fields = [
+            ("control_url", HTTP, Some(control_url)),
+            ("public_urls.hls", HTTP, public_urls.hls.as_ref()),
+            ("public_urls.webrtc", HTTP, public_urls.webrtc.as_ref()),
+            ("public_urls.rtmp", &["rtmp", "rtmps"], public_urls.rtmp.as_ref()),
+            ("public_urls.rtsp", &["rtsp", "rtsps"], public_urls.rtsp.as_ref()),
+            ("public_urls.srt", &["srt"], public_urls.srt.as_ref()),
+        ];
+        for (field, schemes, url) in fields {
+            url.map_or(Ok(()), |url| check_base_url(url, schemes)).map_err(|problem| (field, problem))?;
+        }
+        Ok(())
+    }
 }
 
 impl PublicUrls {

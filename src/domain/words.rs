@@ -2,19 +2,19 @@
 
 /// A word that none of an enum's variants is spelled like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is not a {kind}")]
+#[error("{word:?} is none of {}", .known.join(", "))]
 pub struct UnknownWord {
-    /// Which enum was asked for.
-    pub kind: &'static str,
+    /// The words that there are.
+    pub known: &'static [&'static str],
     /// What was found instead, cut to a length that is safe to print.
     pub word: String,
 }
 
 impl UnknownWord {
-    /// Says that `word` names no variant of `kind`.
+    /// Says that `word` is none of those `known`.
     #[must_use]
-    pub fn new(kind: &'static str, word: &str) -> Self {
-        Self { kind, word: word.chars().take(40).collect() }
+    pub fn new(known: &'static [&'static str], word: &str) -> Self {
+        Self { known, word: word.chars().take(40).collect() }
     }
 }
 
@@ -76,7 +76,7 @@ macro_rules! words {
             fn from_str(word: &str) -> Result<Self, Self::Err> {
                 match word {
                     $($word => Ok(Self::$variant),)+
-                    other => Err($crate::domain::UnknownWord::new(stringify!($name), other)),
+                    other => Err($crate::domain::UnknownWord::new(&[$($word),+], other)),
                 }
             }
         }

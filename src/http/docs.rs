@@ -4,7 +4,7 @@ use std::{fmt::Write as _, sync::Arc};
 
 use axum::{
     Router,
-    extract::Path,
+    extract::{Path, rejection::PathRejection},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -35,7 +35,19 @@ pub fn routes<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Router<S>
         .route("/openapi.json", get(move || async move { ([(header::CONTENT_TYPE, "application/json")], json) }))
         .route("/docs", index)
         .route("/docs/", index_of_directory)
-        .route("/docs/{*file}", get(move |Path(file): Path<String>| async move { page(&file, config) }))
+        .route(
+            "/docs/{*file}",
+            get(move |file: Result<Path<String>, PathRejection>| async move { page_of(file, config) }),
+        )
+}
+
+fn page_of(
+    file: Result<Path<String>, PathRejection>,
+    config: Arc<utoipa_swagger_ui::Config<'static>>,
+) -> Answer<Response> {
+    // No file has a name that is no text.
+    let Path(file) = file.map_err(|_| Problem::of(Code::RouteNotFound))?;
+    page(&file, config)
 }
 
 fn page(file: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Answer<Response> {

@@ -214,7 +214,7 @@ pub fn cursor<P: Position>(text: Option<&str>) -> Answer<Option<domain::Cursor<P
 pub fn object<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
     let members = Metadata::deserialize(deserializer)?;
     serde_path_to_error::deserialize(serde_json::Value::Object(members)).map_err(|error| {
-        let wrong = super::words::explain(error.path(), &error.inner().to_string());
+        let wrong = domain::explain(error.path(), &error.inner().to_string());
         D::Error::custom(format_args!("{}: {}", wrong.field, wrong.detail))
     })
 }

@@ -190,7 +190,10 @@ fn finish(mut response: Response, id: &RequestId) -> (Response, Option<Code>) {
         log_cause(&problem, id);
         *response.status_mut() = problem.code().status();
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        response.headers_mut().extend(problem.headers());
+        // In the place of what the other answer said of itself, and not beside it.
+        for (name, value) in problem.headers() {
+            response.headers_mut().insert(name, value);
+        }
         *response.body_mut() = Body::from(problem.to_json(id.as_str()));
     }
     response.headers_mut().insert(REQUEST_ID, id.0.clone());

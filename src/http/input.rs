@@ -16,12 +16,8 @@ use http::{HeaderMap, header, request::Parts};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
-use super::{
-    code::Code,
-    frame::Framed,
-    problem::Problem,
-    words::{self, Wrong},
-};
+use super::{code::Code, frame::Framed, problem::Problem};
+use crate::domain::{Wrong, explain};
 
 /// A body of JSON.
 #[derive(Debug)]
@@ -164,7 +160,7 @@ fn what_is_wrong<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Err(found) if found.inner().is_data() => {
-            invalid(Code::InvalidInput, words::explain(found.path(), &found.inner().to_string()))
+            invalid(Code::InvalidInput, explain(found.path(), &found.inner().to_string()))
         }
         _ => malformed(error),
     }
@@ -172,8 +168,7 @@ fn what_is_wrong<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -
 
 pub(super) fn from_form<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Wrong> {
     let deserializer = serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(bytes));
-    serde_path_to_error::deserialize(deserializer)
-        .map_err(|error| words::explain(error.path(), &error.inner().to_string()))
+    serde_path_to_error::deserialize(deserializer).map_err(|error| explain(error.path(), &error.inner().to_string()))
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {

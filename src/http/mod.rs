@@ -37,9 +37,11 @@ mod streams_dto;
 #[cfg(test)]
 mod tests;
 mod wire;
-mod words;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{Router, extract::FromRef, middleware::from_fn_with_state};
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -70,6 +72,9 @@ const WRITE_LIMITS: WriteLimits =
 /// How many pages of the documentation are being sent at once. They are large, and everybody may ask for them.
 const PAGES_MAX: usize = 32;
 
+/// How often at the most it is said that somebody calls as a node with a wrong password.
+const NOW_AND_THEN: Duration = Duration::from_secs(10);
+
 /// What the state of the handlers is: the application, and what the extractors need of it. One thing to clone, because that
 /// is done some times for each request.
 #[derive(Clone)]
@@ -79,6 +84,7 @@ struct Shared {
     app: Arc<App>,
     api_secrets: ApiSecrets,
     list_pages: Arc<ListPages>,
+    wrong_passwords: NowAndThen,
 }
 
 /// Serves on `listener` until `tasks` are told to stop.
@@ -102,6 +108,7 @@ pub fn router(app: &Arc<App>) -> Router {
         app: Arc::clone(app),
         api_secrets: ApiSecrets::new(&config.server.api_secrets),
         list_pages: Arc::default(),
+        wrong_passwords: NowAndThen(Mutex::default()),
     };
     router.with_state(AppState(Arc::new(shared)))
 }
@@ -232,9 +239,32 @@ impl FromRef<AppState> for ApiSecrets {
     }
 }
 
+/// Lets something be said again and again, but not each time.
+struct NowAndThen(Mutex<Option<Instant>>);
+
+impl NowAndThen {
+    fn is_time(&self) -> bool {
+        let mut said_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = said_at.is_none_or(|at| at.elapsed() >= NOW_AND_THEN);
+        if is_time {
+            *said_at = Some(Instant::now());
+        }
+        is_time
+    }
+}
+
 impl callers::KnowsNodes for AppState {
     async fn node_of(&self, user: &str, password: &str) -> Option<NodeName> {
-        let name = self.0.app.credentials.verify_password(user, password)?;
-        self.0.app.nodes.find(&name).await.map(|_| name)
+        if let Some(name) = self.0.app.credentials.verify_password(user, password) {
+            return self.0.app.nodes.find(&name).await.map(|_| name);
+        }
+        // A name that strangers made up is not repeated.
+        let node = user.parse().ok().and_then(|name| self.0.app.nodes.fleet().get(&name).cloned());
+        if let Some(node) = node.filter(|_| self.0.wrong_passwords.is_time()) {
+            let advice =
+                "publishers are refused there if it is the node itself: `onair mediamtx-config` prints the right one";
+            tracing::warn!(node = %node.name, advice, "somebody called as a node with a wrong password");
+        }
+        None
     }
 }

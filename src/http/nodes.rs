@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{NodeName, PublicUrls, Timestamp, words},
+    domain::{self, NodeName, PublicUrls, Timestamp, words},
     nodes::{
         NodeFault, NodeReport, WiringProblem,
         mediamtx_config::{CURL_CONFIG_PATH, Hooks, Wiring},
@@ -72,7 +72,8 @@ impl From<NodeReport> for Node {
             unreachable_since: status.unreachable_since,
             last_seen_at: status.seen_at,
             version: unless_empty(status.version),
-            wiring: status.problems,
+            // What one that does not answer says now, nobody knows.
+            wiring: if status.reachable { status.problems } else { Vec::new() },
             streams,
             created_at: node.created_at,
             updated_at: node.updated_at,
@@ -96,6 +97,7 @@ pub struct NodeList {
 }))]
 pub struct PutNode {
     /// Where Onair reaches its control API, such as `http://edge-1:9997`.
+    #[serde(deserialize_with = "domain::url_field::required")]
     #[schema(value_type = String, format = "uri")]
     control_url: Url,
     /// Where viewers and broadcasters reach it. What is absent is not offered.
@@ -268,30 +270,6 @@ fn onair_url(app: &App, headers: &HeaderMap) -> Answer<Url> {
 }
 
 fn check_urls(body: &PutNode) -> Answer<()> {
-    check_url("control_url", &["http", "https"], Some(&body.control_url))?;
-    let urls = &body.public_urls;
-    check_url("public_urls.hls", &["http", "https"], urls.hls.as_ref())?;
-    check_url("public_urls.webrtc", &["http", "https"], urls.webrtc.as_ref())?;
-    check_url("public_urls.rtmp", &["rtmp", "rtmps"], urls.rtmp.as_ref())?;
-    check_url("public_urls.rtsp", &["rtsp", "rtsps"], urls.rtsp.as_ref())?;
-    check_url("public_urls.srt", &["srt"], urls.srt.as_ref())
-}
-
-/// Paths and secrets are put behind these URLs, so they must end where a path can begin.
-fn check_url(field: &'static str, schemes: &[&str], url: Option<&Url>) -> Answer<()> {
-    const LENGTH_MAX: usize = 500;
-    let Some(url) = url else { return Ok(()) };
-    if !schemes.contains(&url.scheme()) || !url.has_host() {
-        return Err(Problem::invalid_input(
-            field,
-            format!("must begin with {}:// and a host", schemes.join(":// or ")),
-        ));
-    }
-    let holds_more =
-        !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some();
-    if holds_more || url.as_str().len() > LENGTH_MAX {
-        let detail = format!("must have at most {LENGTH_MAX} characters and no user, password, query or fragment");
-        return Err(Problem::invalid_input(field, detail));
-    }
-    Ok(())
+    domain::Node::check(&body.control_url, &body.public_urls)
+        .map_err(|(field, problem)| Problem::invalid_input(field, problem))
 }

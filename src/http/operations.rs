@@ -1,6 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics`: for those who run the service.
 
-use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -16,9 +16,6 @@ use super::{
     problem::{Answer, Problem},
 };
 use crate::{app::App, domain::words, metrics};
-
-/// How long a store may take to answer.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The process runs.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -92,7 +89,9 @@ pub async fn health() -> Json<Health> {
     responses((status = 200, description = "Ready, or degraded.", body = Readiness), ReadyProblems),
 )]
 pub async fn readiness(State(app): State<Arc<App>>) -> Answer<Json<Readiness>> {
-    let (redis, postgres) = tokio::join!(ask(app.redis.ping()), ask(app.postgres.ping()));
+    let answering = app.stores_answer().await;
+    let word = |answers| if answers { DependencyWord::Ok } else { DependencyWord::Unavailable };
+    let (redis, postgres) = (word(answering.redis), word(answering.postgres));
     let dependencies = Dependencies { redis, postgres };
     let not_ready = |detail: &'static str| {
         let members = serde_json::to_value(dependencies).unwrap_or_default();
@@ -107,17 +106,6 @@ pub async fn readiness(State(app): State<Arc<App>>) -> Answer<Json<Readiness>> {
             Ok(Json(Readiness { status: ReadyWord::Degraded, dependencies }))
         }
         (DependencyWord::Ok, DependencyWord::Ok) => Ok(Json(Readiness { status: ReadyWord::Ready, dependencies })),
-    }
-}
-
-async fn ask<E: Display>(ping: impl Future<Output = Result<(), E>>) -> DependencyWord {
-    match tokio::time::timeout(PING_TIMEOUT, ping).await {
-        Ok(Ok(())) => DependencyWord::Ok,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a dependency does not answer");
-            DependencyWord::Unavailable
-        }
-        Err(_) => DependencyWord::Unavailable,
     }
 }
 

@@ -1,11 +1,11 @@
-//! What serde says about a wrong request, in words that never repeat the value.
+//! What serde says about a wrong request or setting, in words that never repeat the value.
 //!
 //! Invariant: of what the caller sent, only field names of harmless form are repeated. A key pasted into the wrong field
 //! must not come back in an error and end up in somebody's log.
 
 use serde_path_to_error::{Path, Segment};
 
-use crate::domain::Secret;
+use super::Secret;
 
 /// What stands for a field that cannot be named.
 const UNNAMED: &str = "(unnamed)";
@@ -69,9 +69,6 @@ fn known(message: &str) -> String {
     if message.contains("invalid digit") || message.contains("number too large") || message.contains("empty string") {
         return "must be a whole number in range".to_owned();
     }
-    if message.contains("URL") || message.contains("invalid port") || message.contains("host") {
-        return "must be an absolute URL such as https://edge-1.example.org:8888".to_owned();
-    }
     message.to_owned()
 }
 
@@ -133,6 +130,8 @@ mod tests {
     use super::*;
     use crate::domain::{KeyStatus, StreamPath, Timestamp};
 
+    const URL: &str = "must be an absolute URL such as https://edge-1.example.org:8888";
+
     #[derive(Debug, Default, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     struct Body {
@@ -146,7 +145,7 @@ mod tests {
         _path: Option<StreamPath>,
         #[serde(rename = "id")]
         _id: Option<uuid::Uuid>,
-        #[serde(rename = "url")]
+        #[serde(rename = "url", deserialize_with = "crate::domain::url_field::optional")]
         _url: Option<url::Url>,
         #[serde(rename = "inner")]
         _inner: Option<Inner>,
@@ -177,7 +176,11 @@ mod tests {
             (r#"{"at": "s3cret"}"#, "at", "expected an RFC 3339 time such as 2026-01-31T12:00:00Z"),
             (r#"{"path": "s3cret:"}"#, "path", "a path is made of letters, digits and '_', '-', '.', '/'"),
             (r#"{"id": "s3cret"}"#, "id", "must be a UUID"),
-            (r#"{"url": "s3cret"}"#, "url", "must be an absolute URL such as https://edge-1.example.org:8888"),
+            (r#"{"url": "s3cret"}"#, "url", URL),
+            (r#"{"url": "http://s3cret@10.0.0.256"}"#, "url", URL),
+            (r#"{"url": "http://s3cret@xn--u-ccb"}"#, "url", URL),
+            (r#"{"url": "http://s3cret@a|b"}"#, "url", URL),
+            (r#"{"url": 5}"#, "url", "must be a string, not a number"),
             (r#"{"inner": {}}"#, "inner.needed", "is required"),
             (r#"{"inner": {"needed": null}}"#, "inner.needed", "must be a string, not null"),
             (r#"{"inner": 1}"#, "inner", "must be an object, not a number"),
