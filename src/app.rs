@@ -2,9 +2,12 @@
 //!
 //! Role: the only place that knows all capabilities and stores. Handlers get [`App`]; nothing here decides anything.
 
-use std::sync::Arc;
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Mutex, Notify},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -25,6 +28,18 @@ use crate::{
 const OUTBOX_PERIOD_MS: u64 = 1_000;
 /// How often gauges are brought up to date.
 const GAUGES_PERIOD_MS: u64 = 5_000;
+
+/// How long a store may take to say that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether the stores answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoresAnswer {
+    /// Redis does.
+    pub redis: bool,
+    /// Postgres does.
+    pub postgres: bool,
+}
 
 /// Everything that a handler may use.
 pub struct App {
@@ -48,6 +63,8 @@ pub struct App {
     pub postgres: Postgres,
     /// The tasks of this replica, and whether it is stopping.
     pub tasks: Tasks,
+    /// When the stores were asked last, and what they said.
+    answered: Mutex<Option<(Instant, StoresAnswer)>>,
 }
 
 /// Why a replica cannot start. That a store is away is none of these: the replica starts and waits for it.
@@ -86,6 +103,34 @@ impl App {
         let app = assemble(config, tasks).await?;
         run_in_background(&app, tasks);
         Ok(app)
+    }
+
+    /// Whether the stores answer. They are asked by one at a time, for all who came before: everybody may ask, and the connections to
+    /// Postgres are few.
+    pub async fn stores_answer(&self) -> StoresAnswer {
+        let came_at = Instant::now();
+        let mut answered = self.answered.lock().await;
+        if let Some((asked_at, found)) = *answered
+            && asked_at >= came_at
+        {
+            return found;
+        }
+        let asked_at = Instant::now();
+        let (redis, postgres) = tokio::join!(answers(self.redis.ping()), answers(self.postgres.ping()));
+        let found = StoresAnswer { redis, postgres };
+        *answered = Some((asked_at, found));
+        found
+    }
+}
+
+async fn answers<E: Display>(ping: impl Future<Output = Result<(), E>>) -> bool {
+    match tokio::time::timeout(PING_TIMEOUT, ping).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a store does not answer");
+            false
+        }
+        Err(_) => false,
     }
 }
 
@@ -132,7 +177,20 @@ async fn assemble(config: Config, tasks: &Tasks) -> Result<Arc<App>, StartError>
     Box::pin(watch.at_start()).await;
     tasks.spawn("watch_memory", watch.run(tasks.stopping()));
     let tasks = tasks.clone();
-    Ok(Arc::new(App { config, admission, streams, stream_keys, history, nodes, credentials, redis, postgres, tasks }))
+    let answered = Mutex::new(None);
+    Ok(Arc::new(App {
+        config,
+        admission,
+        streams,
+        stream_keys,
+        history,
+        nodes,
+        credentials,
+        redis,
+        postgres,
+        tasks,
+        answered,
+    }))
 }
 
 /// A database that is away may be right; it is checked by everyone who uses it. One that is there must be.
@@ -191,9 +249,11 @@ async fn project_pending_keys(app: Arc<App>) -> Result<(), TaskError> {
 async fn keep_gauges(app: Arc<App>) -> Result<(), TaskError> {
     let mut ticker = every(GAUGES_PERIOD_MS, &app.tasks.stopping());
     while ticker.beat().await {
-        match app.redis.ping().await {
-            Ok(()) => metrics::redis_up(),
-            Err(_) => metrics::redis_down(),
+        let answering = app.stores_answer().await;
+        if answering.redis {
+            metrics::redis_up();
+        } else {
+            metrics::redis_down();
         }
         // Not told where Redis is away, or does not let us ask.
         if let Ok(memory) = app.redis.memory().await {
@@ -201,9 +261,10 @@ async fn keep_gauges(app: Arc<App>) -> Result<(), TaskError> {
         }
         let (open, idle, max) = app.postgres.pool_connections();
         metrics::postgres_pool(open, idle, max);
-        match app.postgres.ping().await {
-            Ok(()) => metrics::postgres_up(),
-            Err(_) => metrics::postgres_down(),
+        if answering.postgres {
+            metrics::postgres_up();
+        } else {
+            metrics::postgres_down();
         }
         if let Ok(view) = app.streams.view().await {
             view.snapshot.count_into_metrics(app.nodes.fleet().keys());

@@ -85,7 +85,9 @@ fn the_nodes_yaml_goes_to_standard_output_and_the_advice_elsewhere() {
     let output = with_secrets(&arguments).output().unwrap();
     let yaml = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && yaml.contains("@onair.example.org:8080/v1/mediamtx/auth"), "{yaml}");
-    assert!(String::from_utf8(output.stderr).unwrap().contains("--print curlrc"));
+    let advice = String::from_utf8(output.stderr).unwrap();
+    let again = "onair mediamtx-config edge-1 --public-url 'http://onair.example.org:8080/' --print curlrc > ";
+    assert!(advice.contains(again), "{advice}");
     let refused = with_secrets(&["mediamtx-config", "edge-1", "--curlrc", "/etc/with $HOME"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
 }

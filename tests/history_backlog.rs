@@ -4,7 +4,7 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,7 @@ use support::{
     measured::{say, within},
     raw_redis,
     records::admit_request,
+    service::Service,
     stack::{Replica, Stack, TestKey, node_password},
     stores,
     stores::until,
@@ -128,8 +129,7 @@ impl Bench {
     }
 
     async fn execute(&self, statements: &'static str) {
-        let mut connection = PgConnection::connect(&self.faulty.postgres.url()).await.expect("PostgreSQL answers");
-        sqlx::raw_sql(statements).execute(&mut connection).await.expect("it is done");
+        stores::execute(&self.faulty.postgres.url(), statements).await;
     }
 
     /// As fast as it goes, until so many wait.
@@ -491,4 +491,28 @@ async fn at_the_limit_the_oldest_transitions_are_dropped_and_counted_where_that_
     let ended: i64 = bench.recorded().await.values().map(|(ended, _)| ended).sum();
     assert!(ended > 0, "what was kept is in the history");
     bench.replica.stop().await;
+}
+
+/// The cause: a gauge was told once, at the start. It is forgotten after a minute, and an alert that divides by it never fired.
+#[tokio::test]
+async fn what_a_service_tells_of_itself_it_still_tells_after_a_minute() {
+    let stack = Stack::start().await;
+    let service = Service::start(&stack.config, &[]).await;
+    let api = service.api().await;
+    let gauges = async || -> BTreeSet<String> {
+        let metrics = api.get("/metrics").await.expect(200).text;
+        metrics
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" gauge"))
+            .map(str::to_owned)
+            .collect()
+    };
+    // Every owner tells at least every ten seconds.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let told = gauges().await;
+    assert!(told.contains("onair_history_backlog_entries_max"), "{told:?}");
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    let missing: Vec<String> = told.difference(&gauges().await).cloned().collect();
+    assert_eq!(missing, Vec::<String>::new());
+    service.stop().await;
 }

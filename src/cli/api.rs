@@ -52,7 +52,11 @@ impl Api {
         };
         let missing = |what: &str| format!("{what}, and there is no {} of `onair dev`", options.data_dir.display());
         Ok(Self {
-            http: reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?,
+            http: reqwest::Client::builder()
+                // A redirected POST would become a GET, and its answer be taken for the other's.
+                .redirect(reqwest::redirect::Policy::none())
+                .timeout(REQUEST_TIMEOUT)
+                .build()?,
             url: options.api_url.clone().or(dev_url).with_context(|| missing("--api-url is not given"))?,
             secret: secret.with_context(|| missing("neither --api-secret-file nor ONAIR_API_SECRET is given"))?,
         })

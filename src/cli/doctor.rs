@@ -133,8 +133,9 @@ async fn check_node(node: &Node, client: &NodeClient, wiring: &Expectation, repo
         Ok(info) => info,
         Err(error) => {
             return report.problem(&format!(
-                "node {name}: {error}. Its control URL is {}; paste what `onair mediamtx-config {name}` prints",
-                node.control_url.host_str().unwrap_or_default()
+                "node {name}: {error}. Its control URL is {}: see that MediaMTX runs there and can be reached, and that its \
+                 configuration says what `onair mediamtx-config {name}` prints",
+                node.control_url
             ));
         }
     };

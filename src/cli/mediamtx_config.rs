@@ -74,23 +74,38 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if matches!((options.print, wiring.hooks), (Print::Yaml, Hooks::Curl { .. })) {
         eprintln!(
-            "The hooks read their password from {path}. As the user that MediaMTX runs as:\n  \
-             umask 077; onair mediamtx-config {node} --print curlrc > {path}",
+            "The hooks read their password from {path}. Make it, and give it to the user that MediaMTX runs as:\n  \
+             umask 077; onair mediamtx-config {node}{source} --print curlrc > {path}",
             path = options.curlrc,
             node = options.node,
+            source = options.source(),
         );
     }
     Ok(())
 }
 
 impl Options {
-    fn secrets_and_url(&self) -> anyhow::Result<(Vec<ConfigSecret>, Url)> {
+    fn is_configured(&self) -> bool {
         let variables = Variables::of_process();
-        let is_configured = self.config.config.is_some()
+        self.config.config.is_some()
             || ["ONAIR_SERVER_NODE_SECRETS", "ONAIR_SERVER_NODE_SECRETS_FILE"]
                 .iter()
-                .any(|name| variables.get(name).is_some());
-        if is_configured {
+                .any(|name| variables.get(name).is_some())
+    }
+
+    /// What another call has to say to find the same secret and the same address.
+    fn source(&self) -> String {
+        let secret = match &self.config.config {
+            Some(file) => format!(" --config '{}'", file.display()),
+            None if self.is_configured() => String::new(),
+            None => format!(" --data-dir '{}'", self.data_dir.display()),
+        };
+        let address = self.public_url.as_ref().map(|url| format!(" --public-url '{url}'"));
+        secret + &address.unwrap_or_default()
+    }
+
+    fn secrets_and_url(&self) -> anyhow::Result<(Vec<ConfigSecret>, Url)> {
+        if self.is_configured() {
             let config = self.config.load()?;
             return Ok((config.server.node_secrets.clone(), config.public_url()));
         }

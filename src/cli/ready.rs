@@ -20,10 +20,12 @@ pub(super) struct Options {
 
 pub(super) async fn run(options: Options) -> anyhow::Result<()> {
     let mut url = options.api_url;
+    // Without what somebody may have put before or behind it.
+    let address = url.origin().ascii_serialization();
     url.set_path(&format!("{}/readyz", url.path().trim_end_matches('/')));
     let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy().build()?;
     let response = http.get(url).send().await.map_err(reqwest::Error::without_url);
-    let response = response.context("the service cannot be reached")?;
+    let response = response.with_context(|| format!("the service cannot be reached at {address} (--api-url)"))?;
     if !response.status().is_success() {
         bail!("{}", problem(response).await);
     }

@@ -35,7 +35,6 @@ impl Backlog {
     pub fn watch(redis: Redis, config: &HistoryConfig, tasks: &Tasks) -> Self {
         let backlog =
             Self { entries: Arc::default(), entries_max: config.backlog_entries_max, when_full: config.when_full };
-        metrics::history_backlog_max(config.backlog_entries_max);
         tasks.spawn("history_backlog", backlog.clone().count(redis, tasks.stopping()));
         backlog
     }
@@ -57,6 +56,7 @@ impl Backlog {
     async fn count(self, redis: Redis, stopping: CancellationToken) -> Result<(), TaskError> {
         let mut beats = every(PERIOD_MS, &stopping);
         while beats.beat().await {
+            metrics::history_backlog_max(self.entries_max);
             // While Redis is away nobody is admitted anyway, and the last figure is as good as any.
             if let Ok(entries) = redis.events_backlog().await {
                 let was_full = self.refuses();

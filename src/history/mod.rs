@@ -192,14 +192,15 @@ impl Writer {
         let turn = self.redis.acquire_lease(&self.share.lease, self.replica, LEASE_TTL_MS).await?;
         let role = if let Lease::Held(_) = turn { Role::Writing } else { Role::StandingBy };
         let before = self.history.report().role;
+        // Whoever does not get there, because Redis gives no answer, does not write yet, and tries again.
+        if (before, role) == (Role::StandingBy, Role::Writing) && self.redis.put_back_events().await? > 0 {
+            tracing::info!("entries of the event log that were set aside are read again");
+        }
         self.history.note(|report| report.role = role);
         if (before, role) == (Role::Writing, Role::StandingBy) {
             // The successor tells the backlog from now on.
             self.history.note(|report| report.backlog_entries = 0);
             metrics::history_backlog(0, Duration::ZERO);
-        }
-        if (before, role) == (Role::StandingBy, Role::Writing) && self.redis.put_back_events().await? > 0 {
-            tracing::info!("entries of the event log that were set aside are read again");
         }
         Ok(role == Role::Writing)
     }

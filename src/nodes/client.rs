@@ -149,7 +149,10 @@ impl NodeClient {
     /// # Errors
     /// Where the node gives no usable answer.
     pub async fn info(&self, node: &Node) -> Result<Info, NodeError> {
-        self.get(node, "/v3/info", QUICK_LIMIT).await
+        let mut info: Info = self.get(node, "/v3/info", QUICK_LIMIT).await?;
+        // One that somebody built may have the end of a line with it.
+        info.version.truncate(info.version.trim_end().len());
+        Ok(info)
     }
 
     /// All paths of a node, all pages.

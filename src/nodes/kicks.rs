@@ -204,8 +204,13 @@ impl Kicks {
                 Ok(Kicked::Closed) => metrics::kick(kick.reason.as_str(), metrics::KickOutcome::Kicked),
                 Err(error) => {
                     metrics::kick(kick.reason.as_str(), metrics::KickOutcome::Failed);
+                    if error.is_about_the_node() {
+                        // Its poller says so, once and not for each kick and round.
+                        tracing::debug!(node = %kick.node, path = %kick.path, source_id = %kick.source_id, %error, "a kick waits for its node");
+                        return Err(NodeIsAway);
+                    }
                     tracing::warn!(node = %kick.node, path = %kick.path, source_id = %kick.source_id, %error, "a kick failed; it stays owed");
-                    return if error.is_about_the_node() { Err(NodeIsAway) } else { Ok(KickOutcome::Pending) };
+                    return Ok(KickOutcome::Pending);
                 }
             }
         }

@@ -111,7 +111,8 @@ fn check_address(address: &str, node: &Node, expectation: &Expectation) -> Optio
             format!("authHTTPAddress is not set: print it with `onair mediamtx-config {}`", node.name),
         ));
     };
-    if url.path() != AUTH_PATH {
+    // Behind what server.public_url has before it, where the service is below a path.
+    if !url.path().ends_with(AUTH_PATH) {
         return Some(problem(
             "auth_address",
             format!(
@@ -206,6 +207,9 @@ mod tests {
     fn a_node_that_is_wired_right_has_no_problem() {
         let global = json!({"authMethod": "http", "authHTTPAddress": right_address(), "authHTTPExclude": []});
         let paths = json!({"overridePublisher": true, "runOnOnline": "curl http://onair:8080/v1/hooks/publish"});
+        assert_eq!(codes(&global, &paths), Vec::<String>::new());
+        let below_a_path = right_address().replace("/v1/", "/behind/a/path/v1/");
+        let global = json!({"authMethod": "http", "authHTTPAddress": below_a_path, "authHTTPExclude": []});
         assert_eq!(codes(&global, &paths), Vec::<String>::new());
     }
 

@@ -1,5 +1,7 @@
 //! What can go wrong with Postgres, as its callers need to tell it apart.
 
+use std::io;
+
 use crate::domain::words;
 
 words! {
@@ -66,6 +68,9 @@ impl From<sqlx::Error> for PostgresError {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::Database(error) => from_server(error.as_ref()),
+            sqlx::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::Unavailable("its socket is not there".to_owned())
+            }
             sqlx::Error::Io(error) => Self::Unavailable(error.kind().to_string()),
             sqlx::Error::Tls(_) => Self::Unavailable("TLS cannot be established".to_owned()),
             sqlx::Error::PoolTimedOut => Self::Unavailable("no connection within the time limit".to_owned()),
