@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use onair::{
     domain::{
@@ -17,6 +17,29 @@ use onair::{
 use serde_json::json;
 use support::records::{NOW, at, broadcaster, first_page, insert_key, key_for, path, set_status, settings, some_hash};
 use support::stores::{by_test, database, execute, label, postgres, postgres_at};
+
+/// Nobody may queue behind a migration for long, so it gives up its place soon, and comes back.
+#[tokio::test]
+async fn a_migration_that_finds_a_table_in_use_is_begun_anew_until_it_is_free() {
+    let url = database().await;
+    let postgres = postgres_at(&url);
+    postgres.migrate().await.unwrap();
+    execute(
+        &url,
+        "DELETE FROM _sqlx_migrations WHERE version >= 7;
+         DROP INDEX streams_ended_of_node, stream_keys_disabled, stream_keys_expiring, audit_log_of_node",
+    )
+    .await;
+    // Longer than a migration waits for a lock.
+    let holding = execute(&url, "BEGIN; LOCK TABLE streams IN ROW EXCLUSIVE MODE; SELECT pg_sleep(12); COMMIT");
+    let migrating = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        postgres.migrate().await
+    };
+    let (migrated, ()) = tokio::join!(migrating, holding);
+    migrated.unwrap();
+    assert_eq!(postgres.schema().await, Ok(SchemaState::Current));
+}
 
 #[tokio::test]
 async fn an_empty_database_is_behind_and_a_migrated_one_current() {

@@ -33,13 +33,20 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Create {
+#[group(required = true, multiple = false)]
+struct Whose {
     /// The broadcaster that it is for
-    #[arg(long, value_name = "ID", required_unless_present = "broadcaster_name")]
+    #[arg(long, value_name = "ID")]
     broadcaster: Option<BroadcasterId>,
     /// Or the name of a new broadcaster
-    #[arg(long, value_name = "NAME", conflicts_with = "broadcaster")]
+    #[arg(long, value_name = "NAME")]
     broadcaster_name: Option<String>,
+}
+
+#[derive(Args)]
+struct Create {
+    #[command(flatten)]
+    whose: Whose,
     /// The path it admits to, such as live/ada; made up where it is not given
     #[arg(long)]
     path: Option<StreamPath>,
@@ -110,8 +117,8 @@ impl Create {
     /// Only what was given: the API knows the defaults.
     fn body(self) -> Value {
         let fields = [
-            ("broadcaster_id", self.broadcaster.map(|id| id.to_string())),
-            ("broadcaster_name", self.broadcaster_name),
+            ("broadcaster_id", self.whose.broadcaster.map(|id| id.to_string())),
+            ("broadcaster_name", self.whose.broadcaster_name),
             ("path", self.path.map(|path| path.to_string())),
             ("label", self.label),
             ("title", self.title),
@@ -180,8 +187,7 @@ mod tests {
     #[test]
     fn only_what_was_given_is_sent() {
         let create = Create {
-            broadcaster: None,
-            broadcaster_name: Some("Ada".to_owned()),
+            whose: Whose { broadcaster: None, broadcaster_name: Some("Ada".to_owned()) },
             path: Some("live/ada".parse().unwrap()),
             label: None,
             title: None,

@@ -5,7 +5,7 @@ use anyhow::bail;
 use super::ConfigOptions;
 use crate::{
     config::Config,
-    postgres::Postgres,
+    postgres::{Postgres, SchemaState},
     redis::Redis,
     verify::{Compared, Verify},
 };
@@ -21,7 +21,9 @@ impl Stores {
     pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
         let (redis, postgres) = (Redis::connect(&config.redis).await?, Postgres::new(&config.postgres)?);
         // Another schema would be read as differences.
-        postgres.schema().await?;
+        if postgres.schema().await? != SchemaState::Current {
+            bail!("the database is not up to date: run `onair migrate` first");
+        }
         let verify = Verify::new(config, redis.clone(), postgres.clone())?;
         Ok(Self { redis, postgres, verify })
     }

@@ -41,8 +41,8 @@ pub async fn check(client: &NodeClient, node: &Node, expectation: &Expectation, 
     if matches!(client.is_open_to_anybody(node).await, Ok(true)) {
         problems.push(problem(
             "api_open",
-            "the control API answers without credentials: whoever reaches it can publish, kick and read keys. Remove `api` \
-             from authHTTPExclude and keep its port inside",
+            "the control API answers without credentials: whoever reaches it can publish, kick and read keys. Have the node ask \
+             Onair about it (authMethod: http, and no `api` in authHTTPExclude), and keep its port inside",
         ));
     }
     problems.extend(check_version(version));

@@ -4,9 +4,21 @@
 //! what has changed; replicas that run already go on, so a migration has to keep the statements of the version before it
 //! working.
 
-use sqlx::{Connection as _, Executor as _, migrate::MigrateError, migrate::Migrator};
+use std::time::Duration;
+
+use sqlx::{
+    Connection as _, Executor as _,
+    error::DatabaseError,
+    migrate::{MigrateError, Migrator},
+};
 
 use super::{Postgres, PostgresError};
+
+/// How often a migration is begun anew that did not get a lock, and after which pause: five minutes at the least.
+const LOCK_TRIES: u32 = 30;
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+/// What PostgreSQL calls that (its Appendix A).
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
@@ -94,10 +106,24 @@ impl Postgres {
             .execute("SET statement_timeout = '30min'; SET lock_timeout = '10s'")
             .await
             .map_err(PostgresError::from)?;
-        let migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
+        let mut migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
+        for _ in 0..LOCK_TRIES {
+            if !migrated.as_ref().is_err_and(met_a_lock) {
+                break;
+            }
+            // Another replica migrates, or somebody holds a table that is to be changed.
+            tokio::time::sleep(LOCK_PAUSE).await;
+            migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
+        }
         let _ = connection.close().await;
         migrated.map_err(from_migration)
     }
+}
+
+/// Whether a migration did not get a lock in time. All of it was taken back.
+fn met_a_lock(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
 }
 
 fn newest_known() -> i64 {
