@@ -29,8 +29,8 @@ const OUTBOX_PERIOD_MS: u64 = 1_000;
 /// How often gauges are brought up to date.
 const GAUGES_PERIOD_MS: u64 = 5_000;
 
-/// How long a store may take to say that it is there.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a store may take to say that it is there. Who has to wait for another's question first waits twice as long.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Whether the stores answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

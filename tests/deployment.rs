@@ -220,6 +220,19 @@ fn the_stores_are_reached_where_they_are() {
     assert!(items(&services["redis"]["command"]).iter().any(|word| word == "noeviction"));
 }
 
+/// Where Redis is full before the history's limit is reached, nothing can be written at all, and what the limit does never happens.
+#[test]
+fn redis_has_room_for_a_history_that_is_as_late_as_it_may_be() {
+    // As docs/failures.md measured it.
+    const ENTRY_BYTES: u64 = 700;
+    let redis = composition()["services"]["redis"]["command"].clone();
+    let words: Vec<&str> = redis.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let place = words.iter().position(|word| *word == "--maxmemory").expect("it has a limit");
+    let gigabytes: u64 = words[place + 1].strip_suffix("gb").expect("in gigabytes").parse().unwrap();
+    let backlog = onair::config::Config::default().history.backlog_entries_max * ENTRY_BYTES;
+    assert!(backlog * 10 < (gigabytes << 30) * 8, "{backlog} bytes of history alone, of {gigabytes} GB");
+}
+
 #[test]
 fn each_node_asks_onair_with_its_own_password_and_is_asked_where_it_listens() {
     let (composition, made) = (composition(), Made::now());

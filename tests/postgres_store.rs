@@ -31,7 +31,7 @@ async fn a_migration_that_finds_a_table_in_use_is_begun_anew_until_it_is_free() 
     )
     .await;
     // Longer than a migration waits for a lock.
-    let holding = execute(&url, "BEGIN; LOCK TABLE streams IN ROW EXCLUSIVE MODE; SELECT pg_sleep(12); COMMIT");
+    let holding = execute(&url, "BEGIN; LOCK TABLE streams IN ROW EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT");
     let migrating = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         postgres.migrate().await

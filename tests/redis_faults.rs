@@ -353,6 +353,35 @@ async fn redis_that_forgot_the_scripts_is_told_them_and_nobody_notices() {
     bench.replica.stop().await;
 }
 
+/// The cause: nothing repeated a change of the fleet that Redis had not heard of. A node that was removed was asked for on, and what was
+/// on air there stayed so for ever.
+#[tokio::test]
+async fn a_change_of_the_fleet_that_redis_did_not_hear_of_takes_effect_by_itself() {
+    let bench = Bench::start_with(|_| ()).await;
+    let api = &bench.replica.api;
+    bench.replica.add_node("edge-2").await;
+    let moved = json!({"control_url": "http://127.0.0.1:10"});
+    bench.faulty.redis_line.cut();
+    api.delete("/v1/nodes/edge-1").await.expect_problem(503, "recorded_not_yet_effective");
+    for node in ["edge-2", "edge-3"] {
+        api.put(&format!("/v1/nodes/{node}"), &moved).await.expect_problem(503, "recorded_not_yet_effective");
+    }
+    bench.faulty.redis_line.heal();
+    until("the fleet is what it was made", async || {
+        let fleet = api.get("/v1/nodes").await;
+        let nodes = fleet.json["items"].as_array().cloned().unwrap_or_default();
+        let nodes = nodes.iter().map(|node| (node["name"].as_str().unwrap(), node["control_url"].as_str().unwrap()));
+        nodes.collect::<Vec<_>>() == [("edge-2", "http://127.0.0.1:10/"), ("edge-3", "http://127.0.0.1:10/")]
+    })
+    .await;
+    until("what was on air on the node that was removed has ended", async || {
+        let stream = api.get(&format!("/v1/streams/{}", bench.on_air)).await;
+        stream.json["end_reason"] == "node_removed"
+    })
+    .await;
+    bench.replica.stop().await;
+}
+
 async fn heal(faulty: &mut FaultyStack) {
     faulty.redis_line.heal();
 }

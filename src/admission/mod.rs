@@ -391,10 +391,10 @@ async fn release_abandoned(
         }
         left = release_all(&redis, left).await;
         if !left.is_empty() {
-            tokio::select! {
-                () = tokio::time::sleep(RELEASE_PAUSE) => {}
-                () = stopping.cancelled() => left.clear(),
+            if stopping.is_cancelled() {
+                return Ok(());
             }
+            let _ = tokio::time::timeout(RELEASE_PAUSE, stopping.cancelled()).await;
         }
     }
 }
@@ -408,7 +408,9 @@ async fn release_all(redis: &Redis, abandoned: Vec<Abandoned>) -> Vec<Abandoned>
         if !silent.contains(&partition) {
             let Err(error) = release(redis, &one).await else { continue };
             tracing::debug!(%error, "an abandoned admission is still to be taken back");
-            silent.insert(partition);
+            if error.is_silence() {
+                silent.insert(partition);
+            }
         }
         left.push(one);
     }

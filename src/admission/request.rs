@@ -24,6 +24,14 @@ words! {
     }
 }
 
+impl Action {
+    /// Whether a client wants it who publishes or watches, and not somebody who runs the node.
+    #[must_use]
+    pub fn is_of_client(self) -> bool {
+        matches!(self, Self::Publish | Self::Read | Self::Playback)
+    }
+}
+
 /// What a node asks. Fields that `MediaMTX` adds later are ignored, and those that an older one does not send are empty.
 ///
 /// It holds secrets, so it has no `Debug`.

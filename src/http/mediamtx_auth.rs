@@ -51,12 +51,15 @@ pub async fn decide(
     JsonBody(request): JsonBody<AuthRequest>,
 ) -> Answer<StatusCode> {
     let started = Instant::now();
-    if let Some(accepted_at) = arrival.and_then(|Extension(arrival)| arrival.accepted_at) {
-        metrics::auth_queue(started.duration_since(accepted_at));
-    }
     let decision = app.admission.decide(&node, &request).await;
     let duration = started.elapsed();
-    metrics::auth_decision(request.action(), decision.code(), outcome_of(&decision.outcome), duration);
+    metrics::auth_decision(request.action(), decision.code());
+    if request.action().is_of_client() {
+        metrics::auth_answered(outcome_of(&decision.outcome), duration);
+        if let Some(accepted_at) = arrival.and_then(|Extension(arrival)| arrival.accepted_at) {
+            metrics::auth_queue(started.duration_since(accepted_at));
+        }
+    }
     log(&node, &request, &decision, &framed.id, duration);
     match decision.outcome {
         Outcome::Publishing { .. } | Outcome::Allowed(_) => Ok(StatusCode::NO_CONTENT),

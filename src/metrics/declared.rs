@@ -31,12 +31,12 @@ declare! {
     AUTH_DECISIONS: Counter "onair_auth_decisions_total" ["action", "code"]
         "Answers to auth calls of nodes, by what was asked and the code of the decision.";
     AUTH_SECONDS: Histogram "onair_auth_seconds" ["outcome"]
-        "Time from a whole auth request to its decision; outcome is admitted, refused or unavailable.";
+        "Time from a whole auth request to its decision, of clients that publish or watch; outcome is admitted, refused or unavailable.";
     AUTH_REDIS_SECONDS: Histogram "onair_auth_redis_seconds" []
         "The part of onair_auth_seconds that was spent waiting for Redis, and before that for others where many ask at once.";
 
     AUTH_QUEUE_SECONDS: Histogram "onair_auth_queue_seconds" []
-        "Time from accepting the connection of an auth call until its decision began: reading, parsing, waiting for a thread. It comes before onair_auth_seconds.";
+        "Time from accepting the connection of such an auth call until its decision began: reading, parsing, waiting for a thread. It comes before onair_auth_seconds.";
 
     STREAMS: Gauge "onair_streams" ["state", "node"]
         "Streams on air, by state and node. Every replica tells all of them: take the max, not the sum.";

@@ -48,17 +48,17 @@ fn float(count: u64) -> f64 {
 }
 
 /// An auth call was answered. `action` and `code` are words of the admission's enums.
-pub fn auth_decision(
-    action: impl Into<&'static str>,
-    code: impl Into<&'static str>,
-    outcome: AuthOutcome,
-    took: Duration,
-) {
+pub fn auth_decision(action: impl Into<&'static str>, code: impl Into<&'static str>) {
     static DECISIONS: Kept<(&str, &str), Counter> = Kept::new();
-    static SECONDS: Kept<AuthOutcome, Histogram> = Kept::new();
     let labels = (action.into(), code.into());
     let decisions = || counter!(declared::AUTH_DECISIONS.name, "action" => labels.0, "code" => labels.1);
     DECISIONS.record(|of| *of == labels, || (labels, decisions()), |counter| counter.increment(1));
+}
+
+/// How long it took to answer a client that publishes or watches. Onair's own calls, which a node asks about each second, would hide
+/// them: see `onair_auth_decisions_total`.
+pub fn auth_answered(outcome: AuthOutcome, took: Duration) {
+    static SECONDS: Kept<AuthOutcome, Histogram> = Kept::new();
     let seconds = || histogram!(declared::AUTH_SECONDS.name, "outcome" => outcome.as_str());
     SECONDS.record(|of| *of == outcome, || (outcome, seconds()), |histogram| histogram.record(took));
 }
@@ -74,7 +74,7 @@ pub fn auth_redis(took: Duration) {
     record_in(&SECONDS, declared::AUTH_REDIS_SECONDS.name, took);
 }
 
-/// An auth call waited to be looked at.
+/// The auth call of such a client waited to be looked at.
 pub fn auth_queue(took: Duration) {
     static SECONDS: Kept<(), Histogram> = Kept::new();
     record_in(&SECONDS, declared::AUTH_QUEUE_SECONDS.name, took);

@@ -7,7 +7,8 @@ fn record_everything() {
     install();
     let node: NodeName = "edge-1".parse().unwrap();
     let took = Duration::from_millis(2);
-    auth_decision("publish", "admitted", AuthOutcome::Admitted, took);
+    auth_decision("publish", "admitted");
+    auth_answered(AuthOutcome::Admitted, took);
     auth_redis(took);
     auth_queue(took);
     streams(StreamStateWord::Live, &node, 3);

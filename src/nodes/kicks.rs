@@ -156,10 +156,13 @@ impl Kicks {
 
     async fn owed_by_node(&self, resting: &Resting) -> HashMap<NodeName, Vec<KickIntent>> {
         let mut by_node = HashMap::<_, Vec<_>>::new();
-        match self.redis.kicks().await {
+        match self.redis.owed_kicks().await {
             Ok(owed) => {
-                metrics::kicks_pending(owed.len() as u64);
-                for kick in owed.into_iter().filter(|kick| !resting.contains(kick)) {
+                // Nobody knows how many a silent server of a cluster has.
+                if owed.are_all {
+                    metrics::kicks_pending(owed.kicks.len() as u64);
+                }
+                for kick in owed.kicks.into_iter().filter(|kick| !resting.contains(kick)) {
                     by_node.entry(kick.node.clone()).or_default().push(kick);
                 }
             }

@@ -35,9 +35,9 @@ use crate::{
     lifecycle::Tasks,
     metrics,
     postgres::{NodePut, Postgres, PostgresError},
-    rebuild::Restorer,
+    rebuild::{FleetProjection, RebuildError, Restorer},
     redis::{Afterwards, EndRequest, Ending, Holder, Redis, RedisError},
-    streams::{LiveView, ViewUnavailable},
+    streams::{LiveView, Snapshot, ViewUnavailable},
 };
 
 /// How long the details of one connection may take: they are asked for while a caller waits.
@@ -63,6 +63,7 @@ struct Inner {
     kicks: Kicks,
     kick_owed: Arc<Notify>,
     fleet_changed: Notify,
+    fleet_projection: FleetProjection,
     wiring: Expectation,
 }
 
@@ -120,6 +121,15 @@ pub struct NodeReport {
     pub streams: usize,
 }
 
+impl From<RebuildError> for NodesError {
+    fn from(error: RebuildError) -> Self {
+        match error {
+            RebuildError::Redis(error) => error.into(),
+            RebuildError::Postgres(error) => error.into(),
+        }
+    }
+}
+
 impl Nodes {
     /// Sets the fleet up and starts its tasks.
     #[must_use]
@@ -138,6 +148,7 @@ impl Nodes {
             wiring,
         } = parts;
         let directory = Arc::new(Directory::new(redis.clone(), postgres.clone()));
+        let fleet_projection = FleetProjection::new(redis.clone(), postgres.clone());
         let kicks = Kicks::new(redis.clone(), client.clone(), Arc::clone(&directory), Arc::clone(&kick_owed), replica);
         let inner = Inner {
             config,
@@ -153,6 +164,7 @@ impl Nodes {
             kicks: kicks.clone(),
             kick_owed,
             fleet_changed: Notify::new(),
+            fleet_projection,
             wiring,
         };
         let nodes = Self { inner: Arc::new(inner) };
@@ -231,24 +243,24 @@ impl Nodes {
     /// [`NodesError::NotFound`], or where a store gives no answer.
     pub async fn delete(&self, name: &NodeName, by: &ChangedBy) -> Result<Node, NodesError> {
         let node = self.inner.postgres.delete_node(name, by).await?.ok_or(NodesError::NotFound)?;
-        self.take_out(name).await?;
-        Ok(node)
-    }
-
-    /// Has a node that was removed leave the fleet, and its streams end. One that cannot be ended now keeps no other.
-    async fn take_out(&self, name: &NodeName) -> Result<(), NodesError> {
         self.inner.redis.remove_node(name).await?;
         self.inner.directory.refresh().await;
         self.inner.fleet_changed.notify_one();
         let view = self.inner.live.now().await?;
-        let mut outcome = Ok(());
-        for stream in view.snapshot.on_node(name) {
+        self.end_streams_of(name, &view.snapshot).await?;
+        Ok(node)
+    }
+
+    /// Ends what is on air on a node that was removed. One that cannot be ended now keeps no other.
+    async fn end_streams_of(&self, name: &NodeName, on_air: &Snapshot) -> Result<(), NodesError> {
+        let mut outcome = self.inner.redis.forget_progress(name).await.map_err(NodesError::from);
+        for stream in on_air.on_node(name) {
             let request = EndRequest {
                 path: &stream.path,
                 holder: Holder::Stream(stream.id),
                 reason: EndReason::NodeRemoved,
                 afterwards: Afterwards::Gone,
-                progress: view.snapshot.progress_of(stream),
+                progress: on_air.progress_of(stream),
             };
             match self.inner.redis.end(&request).await {
                 Ok(Ending::Ended(_)) => metrics::stream_ended(EndReason::NodeRemoved),
@@ -285,7 +297,7 @@ impl Nodes {
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn owes_kick_on(&self, path: &StreamPath) -> Result<bool, RedisError> {
-        let owes = self.inner.redis.kicks().await?.iter().any(|kick| kick.path == *path);
+        let owes = self.inner.redis.kicks_in(path.partition()).await?.iter().any(|kick| kick.path == *path);
         if owes {
             self.kicks_are_owed();
         }

@@ -1,12 +1,12 @@
 //! The `MediaMTX` servers of the fleet.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use sqlx::{Connection as _, Row as _, postgres::PgRow, types::Json};
 use url::Url;
 
 use super::{Postgres, PostgresError, audit_log, audit_log::Subject, lanes::Lane, rows};
-use crate::domain::{AuditAction, ChangedBy, Node, NodeName, PublicUrls};
+use crate::domain::{AuditAction, ChangedBy, Node, NodeName, PublicUrls, Timestamp};
 
 /// What putting a node did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,22 +90,30 @@ impl Postgres {
         self.call(async |connection| query.fetch_all(connection).await?.iter().map(node).collect()).await
     }
 
-    /// Which of some nodes somebody removed, as the audit log says, and are not there.
+    /// Which of some nodes are not there because somebody removed them, as the audit log says: since they were added, where that is
+    /// known.
     ///
     /// # Errors
     /// Where Postgres does not answer.
-    pub async fn removed_among(&self, names: HashSet<NodeName>) -> Result<Vec<NodeName>, PostgresError> {
-        if names.is_empty() {
+    pub async fn removed_among(
+        &self,
+        nodes: HashMap<NodeName, Option<Timestamp>>,
+    ) -> Result<Vec<NodeName>, PostgresError> {
+        if nodes.is_empty() {
             return Ok(Vec::new());
         }
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let (names, added): (Vec<String>, Vec<_>) =
+            nodes.into_iter().map(|(name, added)| (name.to_string(), added.map(rows::at))).unzip();
         let query = sqlx::query(
             "-- removed_among
-             SELECT name FROM unnest($1::text[]) AS name
-             WHERE EXISTS (SELECT FROM audit_log WHERE node = name AND action = $2)
-             AND NOT EXISTS (SELECT FROM nodes WHERE nodes.name = name.name)",
+             SELECT node.name FROM unnest($1::text[], $2::timestamptz[]) AS node (name, created_at)
+             WHERE NOT EXISTS (SELECT FROM nodes WHERE nodes.name = node.name)
+             AND EXISTS (
+                 SELECT FROM audit_log WHERE audit_log.node = node.name AND action = $3
+                 AND (node.created_at IS NULL OR at >= node.created_at)
+             )",
         );
-        let query = query.bind(names).bind(AuditAction::NodeRemoved.as_str());
+        let query = query.bind(names).bind(added).bind(AuditAction::NodeRemoved.as_str());
         self.call(async |connection| {
             query.fetch_all(connection).await?.iter().map(|row| rows::parsed(row, "name")).collect()
         })

@@ -14,9 +14,10 @@ use sqlx::{
 
 use super::{Postgres, PostgresError};
 
-/// How often a migration is begun anew that did not get a lock, and after which pause: five minutes at the least.
-const LOCK_TRIES: u32 = 30;
-const LOCK_PAUSE: Duration = Duration::from_secs(1);
+/// How often a migration is begun anew that did not get a lock within a second, and after which pause: ten minutes in all. Who waits for a
+/// lock has everybody queue behind it, so the pauses are longer than the waits.
+const LOCK_TRIES: u32 = 120;
+const LOCK_PAUSE: Duration = Duration::from_secs(4);
 /// What PostgreSQL calls that (its Appendix A).
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
@@ -100,18 +101,22 @@ impl Postgres {
             return Ok(());
         }
         // A connection of its own, closed afterwards: it has other limits. A migration may take long, but must not wait
-        // long for a lock, since everybody else would queue behind it.
+        // long for a lock: less than replicas wait for theirs.
         let mut connection = self.pool.acquire().await.map_err(PostgresError::from)?.detach();
         connection
-            .execute("SET statement_timeout = '30min'; SET lock_timeout = '10s'")
+            .execute("SET statement_timeout = '30min'; SET lock_timeout = '1s'")
             .await
             .map_err(PostgresError::from)?;
         let mut migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
-        for _ in 0..LOCK_TRIES {
+        for tries in 0..LOCK_TRIES {
             if !migrated.as_ref().is_err_and(met_a_lock) {
                 break;
             }
-            // Another replica migrates, or somebody holds a table that is to be changed.
+            if tries == 0 {
+                tracing::warn!(
+                    "another replica migrates, or a table that is to be changed is in use: it is tried again for ten minutes"
+                );
+            }
             tokio::time::sleep(LOCK_PAUSE).await;
             migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
         }

@@ -13,6 +13,7 @@
 //! - Everything may be done twice, by any number of replicas, and be cut short anywhere.
 //! - What is remembered too much is harmless: a stream that has ended meanwhile is found missing by the reconciler.
 
+mod fleet;
 mod keys;
 mod streams;
 mod watch;
@@ -30,6 +31,7 @@ use crate::{
     stream_keys::{NotProjected, StreamKeys},
 };
 
+pub use fleet::{BroughtOver, FleetProjection};
 pub(crate) use keys::PAGE;
 pub use streams::{RestoreReport, Restorer};
 pub use watch::{Watch, WatchParts};
@@ -131,7 +133,7 @@ impl Rebuild {
     async fn bring_back(&self, closed: &[Closed], in_place: HashSet<KeyId>) -> Result<RestoreReport, RebuildError> {
         let partitions = partitions_of(closed);
         let epoch_max = self.postgres.epoch_max().await?;
-        self.bring_back_nodes().await?;
+        FleetProjection::new(self.redis.clone(), self.postgres.clone()).bring_over(Vec::new()).await?;
         let mut report = self.bring_back_streams(&partitions).await?;
         report.keys.extend(in_place);
         self.bring_back_cooldowns(&partitions).await?;
@@ -153,7 +155,7 @@ impl Rebuild {
         Ok(report)
     }
 
-    /// Puts the fleet back as Postgres knows it.
+    /// Puts the fleet back as Postgres knows it, whatever Redis says: for an administrator who asked for that.
     pub(crate) async fn bring_back_nodes(&self) -> Result<(), RebuildError> {
         // Redis first: what is in there and not in Postgres afterwards has been removed, and not just been added.
         let in_redis = self.redis.nodes().await?;
@@ -166,6 +168,7 @@ impl Rebuild {
             in_redis.keys().chain(missing.iter().map(|node| &node.name)).filter(|name| !left.contains(name)).collect();
         for name in &strangers {
             self.redis.remove_node(name).await?;
+            self.redis.forget_progress(name).await?;
         }
         Ok(())
     }

@@ -153,7 +153,9 @@ impl Restorer {
         let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id).collect();
         let (over, keys) =
             tokio::try_join!(async { Ok(self.postgres.over_among(&ids).await?) }, self.project_keys_of(streams))?;
-        let fleet = self.postgres.nodes().await?.into_iter().map(|node| node.name).collect();
+        // Also who is of the fleet by Redis alone: it was not removed, see `fleet.rs`.
+        let mut fleet: HashSet<NodeName> = self.redis.nodes().await?.into_keys().collect();
+        fleet.extend(self.postgres.nodes().await?.into_iter().map(|node| node.name));
         Ok(Known { over, keys, fleet })
     }
 

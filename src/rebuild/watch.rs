@@ -144,18 +144,29 @@ impl Watch {
             return Ok(0);
         }
         self.note_closed(&closed);
-        let streams = view.iter().flat_map(|view| view.snapshot.streams()).map(|stream| Stream::clone(stream));
-        let in_place = self.remember(streams.collect(), &closed).await?;
+        let on_air = view.map(|view| view.snapshot.streams().map(|stream| Stream::clone(stream)).collect());
+        let in_place = self.remember(on_air, &closed).await?;
         self.bring_back(closed, in_place).await
     }
 
     /// Puts back what only this replica may remember. Gives the keys that came with it.
-    async fn remember(&mut self, on_air: Vec<Stream>, closed: &[Closed]) -> Result<HashSet<KeyId>, RebuildError> {
+    async fn remember(
+        &mut self,
+        on_air: Option<Vec<Stream>>,
+        closed: &[Closed],
+    ) -> Result<HashSet<KeyId>, RebuildError> {
         let of = partitions_of(closed);
-        let mut admitted = self.parts.admission.recent();
-        admitted.retain(|admission| of.contains(&admission.path.partition()));
-        // Kept before a store is asked: where one gives no answer, another replica may open meanwhile.
-        self.remembered = Remembered { of, on_air, admitted };
+        // Kept before a store is asked: where one gives no answer, another replica may open meanwhile. What it has opened since the last
+        // look stays in mind for the same reason.
+        if let Some(on_air) = on_air {
+            self.remembered.on_air.retain(|stream| !of.contains(&stream.path.partition()));
+            self.remembered.on_air.extend(on_air.into_iter().filter(|stream| of.contains(&stream.path.partition())));
+        }
+        self.remembered.admitted.retain(|admission| !of.contains(&admission.path.partition()));
+        let recent = self.parts.admission.recent().into_iter();
+        self.remembered.admitted.extend(recent.filter(|admission| of.contains(&admission.path.partition())));
+        self.remembered.of.retain(|partition| !of.contains(partition));
+        self.remembered.of.extend(of);
         self.put_back_remembered().await
     }
 

@@ -82,14 +82,42 @@ impl From<Written> for KickIntent {
     }
 }
 
+/// The kicks that are owed.
+#[derive(Debug, Clone)]
+pub struct OwedKicks {
+    /// As far as the servers answered.
+    pub kicks: Vec<KickIntent>,
+    /// Whether all of them did.
+    pub are_all: bool,
+}
+
+fn readable(text: &str) -> Option<KickIntent> {
+    match serde_json::from_str::<Written>(text) {
+        Ok(written) => Some(written.into()),
+        Err(error) => {
+            tracing::error!(%error, "a kick that is owed cannot be read");
+            None
+        }
+    }
+}
+
 impl Redis {
-    /// Every kick that is owed; in a cluster, as the servers say that answer.
+    /// Every kick that is owed.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer; in a cluster, any of its servers.
+    pub async fn kicks(&self) -> Result<Vec<KickIntent>, RedisError> {
+        let owed = self.owed_kicks().await?;
+        owed.are_all.then_some(owed.kicks).ok_or(RedisError::Unavailable)
+    }
+
+    /// The kicks that are owed; in a cluster, as the servers say that answer.
     ///
     /// # Errors
     /// Where Redis gives no answer.
-    pub async fn kicks(&self) -> Result<Vec<KickIntent>, RedisError> {
+    pub async fn owed_kicks(&self) -> Result<OwedKicks, RedisError> {
         let partitions: Vec<Partition> = Partition::all().collect();
-        let partitions: Vec<Result<HashMap<String, String>, RedisError>> = self
+        let told: Vec<Result<HashMap<String, String>, RedisError>> = self
             .pipelined_apart(
                 Lane::Bulk,
                 &partitions,
@@ -97,15 +125,21 @@ impl Redis {
                 |pipeline, key, _| queued(pipeline.hgetall(key)),
             )
             .await?;
-        let partitions = answered_at_all(partitions)?;
-        let mut owed = Vec::new();
-        for text in partitions.iter().flatten().flat_map(HashMap::values) {
-            match serde_json::from_str::<Written>(text) {
-                Ok(written) => owed.push(written.into()),
-                Err(error) => tracing::error!(%error, "a kick that is owed cannot be read"),
-            }
-        }
-        Ok(owed)
+        let told = answered_at_all(told)?;
+        Ok(OwedKicks {
+            are_all: told.iter().all(Option::is_some),
+            kicks: told.iter().flatten().flat_map(HashMap::values).filter_map(|text| readable(text)).collect(),
+        })
+    }
+
+    /// Every kick that is owed on the paths of a partition.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer.
+    pub async fn kicks_in(&self, partition: Partition) -> Result<Vec<KickIntent>, RedisError> {
+        let owed: HashMap<String, String> =
+            self.single(Lane::Quick, keys::kicks(partition), |pipeline, key| queued(pipeline.hgetall(key))).await?;
+        Ok(owed.values().filter_map(|text| readable(text)).collect())
     }
 
     /// Notes that a kick is owed for a source that no transition knows of: a publisher whom nobody admitted.

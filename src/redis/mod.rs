@@ -50,7 +50,7 @@ use crate::{config::RedisConfig, domain::Partition, lifecycle::Tasks};
 
 pub use batches::Ticket;
 pub use events::{Event, EventBatch, EventId, EventKind, LastWords};
-pub use kicks::KickIntent;
+pub use kicks::{KickIntent, OwedKicks};
 pub use leases::{FencingToken, Lease};
 pub use live::{CHANGES_KEPT, Changes, DueStream, Holders, PartitionVersions};
 pub use memory::Memory;
@@ -89,6 +89,12 @@ pub enum RedisError {
 }
 
 impl RedisError {
+    /// Whether nobody said anything, in time or at all.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Unavailable | Self::Timeout)
+    }
+
     fn from_fred(error: &FredError) -> Self {
         match error.kind() {
             ErrorKind::Timeout => Self::Timeout,
@@ -349,13 +355,15 @@ impl Redis {
     }
 }
 
-/// What those said who gave an answer; an error where nobody did.
+/// What those said who gave an answer. An error where nobody did, or somebody said something else than it should be.
 fn answered_at_all<T>(answers: Vec<Result<T, RedisError>>) -> Result<Vec<Option<T>>, RedisError> {
     let nobody = answers.iter().all(Result::is_err);
-    match answers.first() {
-        Some(Err(error)) if nobody => Err(error.clone()),
-        _ => Ok(answers.into_iter().map(Result::ok).collect()),
-    }
+    let unless_silent = |answer: Result<T, RedisError>| match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_silence() && !nobody => Ok(None),
+        Err(error) => Err(error),
+    };
+    answers.into_iter().map(unless_silent).collect()
 }
 
 /// What came of putting a command into a pipeline, which takes it without waiting.

@@ -40,15 +40,14 @@ impl Redis {
         self.limited(connection.hset::<u64, _, _>(keys::NODES, fields)).await.map(drop)
     }
 
-    /// Takes a node out of the directory, with what was seen of it.
+    /// Takes a node out of the directory. What was seen of its sources is left: see [`Self::forget_progress`].
     ///
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn remove_node(&self, name: &NodeName) -> Result<(), RedisError> {
         let connection = self.quick(keys::NODES)?;
         self.limited(connection.hdel::<u64, _, _>(keys::NODES, name.as_str())).await?;
-        self.limited(connection.hdel::<u64, _, _>(keys::NODE_STATUS, name.as_str())).await?;
-        self.forget_progress(name).await
+        self.limited(connection.hdel::<u64, _, _>(keys::NODE_STATUS, name.as_str())).await.map(drop)
     }
 
     /// Notes what the poller saw of a node.

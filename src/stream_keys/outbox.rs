@@ -1,5 +1,7 @@
 //! How a change reaches Redis: at once by whoever made it, and again by the outbox until Redis has it.
 
+use std::collections::HashSet;
+
 use futures_util::future::join_all;
 
 use super::{StreamKeys, StreamKeysError};
@@ -51,7 +53,7 @@ impl StreamKeys {
         }
     }
 
-    /// Projects keys, and notes what Redis has: in a cluster, those of a server that is away wait, and no others. `memory` is from before they were read.
+    /// Projects keys, and notes what Redis has. In a cluster, those of a server that is away wait, and not the others among them. `memory` is from before they were read.
     pub(super) async fn project_all(
         &self,
         keys: &[KeyWithOwner],
@@ -66,15 +68,22 @@ impl StreamKeys {
             }
         };
         let mut done: Vec<(KeyId, Revision)> = Vec::with_capacity(keys.len());
+        let mut silent = HashSet::new();
         for some in keys.chunks(PROJECTIONS_IN_FLIGHT_MAX) {
-            for outcome in join_all(some.iter().map(|key| self.project_at_last(key, SameRevision::Left, &memory))).await
-            {
+            // A server that gives no answer is not asked again for the keys behind.
+            let some: Vec<&KeyWithOwner> =
+                some.iter().filter(|key| !silent.contains(&key.key.path.partition())).collect();
+            let projecting = some.iter().map(|key| self.project_at_last(key, SameRevision::Left, &memory));
+            for (key, outcome) in some.iter().zip(join_all(projecting).await) {
                 match outcome {
                     Ok((id, revision, ended)) => {
                         done.push((id, revision));
                         report.ended.extend(ended);
                     }
-                    Err(NotProjected::Redis(error)) => report.stopped_by = Some(error),
+                    Err(NotProjected::Redis(error)) => {
+                        silent.insert(key.key.path.partition());
+                        report.stopped_by = Some(error);
+                    }
                     Err(NotProjected::Postgres(error)) => return Err(error),
                 }
             }
