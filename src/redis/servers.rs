@@ -15,16 +15,16 @@
 use std::{
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use fred::{
     error::{Error as FredError, ErrorKind},
-    interfaces::ClientLike,
+    interfaces::{ClientLike, KeysInterface as _},
     types::{
-        Builder, CustomCommand, Value,
+        Builder, CustomCommand, Expiration, Value,
         cluster::ClusterRouting,
         config::{
             Config, Options, ReconnectError, ReconnectPolicy, Server as Address, ServerConfig, UnresponsiveConfig,
@@ -38,9 +38,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{RedisError, batches::Batches, connection::Connection, tls, turns::Turns};
+use super::{PROBE_TTL_MS, RedisError, batches::Batches, connection::Connection, keys, tls, turns::Turns};
 use crate::{
     config::RedisConfig,
+    domain::Partition,
     lifecycle::{TaskError, jitter},
 };
 
@@ -106,6 +107,8 @@ pub(super) struct Servers {
     command_timeout: Duration,
     map: RwLock<Arc<Map>>,
     look_again: Notify,
+    /// Whether a server said since the last look that it is no master any more.
+    is_demoted: AtomicBool,
     /// How many looks there have been.
     looks: watch::Sender<u64>,
     next_asked: AtomicUsize,
@@ -129,6 +132,7 @@ impl Servers {
             command_timeout: Duration::from_millis(config.command_timeout_ms),
             map: RwLock::new(Arc::new(Map { servers: Vec::new(), slots: None })),
             look_again: Notify::new(),
+            is_demoted: AtomicBool::new(false),
             looks: watch::Sender::new(0),
             next_asked: AtomicUsize::new(0),
             config: fred_config,
@@ -222,12 +226,31 @@ impl Servers {
 
     /// A command has failed: where that may be because another server should have been asked, the map is looked at again.
     pub(super) fn failed(&self, error: &FredError) {
-        let is_elsewhere =
-            matches!(error.kind(), ErrorKind::Cluster | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout)
-                || ["READONLY", "MASTERDOWN"].iter().any(|word| error.details().starts_with(word));
+        let is_demoted = ["READONLY", "MASTERDOWN"].iter().any(|word| error.details().starts_with(word));
+        let is_elsewhere = is_demoted
+            || matches!(error.kind(), ErrorKind::Cluster | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout);
         if is_elsewhere {
             self.look_again.notify_one();
         }
+        if is_demoted {
+            self.is_demoted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Has every connection take a write, where one was told that its server takes none any more. fred connects those anew that hear the
+    /// same; one on which only reads came by would read from the old server for as long as they do.
+    async fn write_on_all(&self) {
+        if !self.is_demoted.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let key = Partition::all().map(keys::probe).next().unwrap_or_default();
+        let map = self.map();
+        let writing = map.servers.iter().flat_map(|server| server.all()).map(|connection| {
+            let expiry = Some(Expiration::PX(PROBE_TTL_MS));
+            let write = connection.set::<(), _, _>(&key, 1, expiry, None, false);
+            tokio::time::timeout(self.command_timeout, write)
+        });
+        join_all(writing).await;
     }
 
     /// Whether another server may hold a key tomorrow.
@@ -279,7 +302,7 @@ impl Servers {
 
     async fn look(&self) {
         let found = match &self.form {
-            Form::Single => return,
+            Form::Single => return self.write_on_all().await,
             Form::Cluster(seeds) => self.masters_of_cluster(seeds).await,
             Form::Sentinels(sentinels, service) => self.master_of_sentinels(sentinels, service).await,
         };
