@@ -25,9 +25,8 @@ const CHURN_PER_SECOND: u32 = 50;
 const TURNS: usize = 9;
 /// How often each of the clients asks where they pause: two thousand calls a second together.
 const CLIENT_PERIOD: Duration = Duration::from_millis(50);
-/// A round of those: a quarter of a second, as long as the others, so that as many of them fall between two moments in which the machine
-/// stands still.
-const PACED_CALLS: usize = 500;
+/// A round of those: two seconds.
+const PACED_CALLS: usize = 4_000;
 const GZIP: Asked = Asked { header: Some(("Accept-Encoding", "gzip")), ..PLAINLY };
 
 /// How many times the p99 of the yardstick a page of a hundred may have, while a hundred changes a second are made. With clients that
