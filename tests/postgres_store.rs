@@ -15,6 +15,7 @@ use onair::{
     },
 };
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
 use support::records::{NOW, at, broadcaster, first_page, insert_key, key_for, path, set_status, settings, some_hash};
 use support::stores::{by_test, database, execute, label, postgres, postgres_at};
 
@@ -30,13 +31,14 @@ async fn a_migration_that_finds_a_table_in_use_is_begun_anew_until_it_is_free() 
          DROP INDEX streams_ended_of_node, stream_keys_disabled, stream_keys_expiring, audit_log_of_node",
     )
     .await;
-    // Longer than a migration waits for a lock.
-    let holding = execute(&url, "BEGIN; LOCK TABLE streams IN ROW EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT");
-    let migrating = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        postgres.migrate().await
+    let mut holder = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE streams IN ROW EXCLUSIVE MODE").execute(&mut holder).await.unwrap();
+    let leaving = async {
+        // Longer than a migration waits for a lock.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     };
-    let (migrated, ()) = tokio::join!(migrating, holding);
+    let (migrated, ()) = tokio::join!(postgres.migrate(), leaving);
     migrated.unwrap();
     assert_eq!(postgres.schema().await, Ok(SchemaState::Current));
 }

@@ -30,7 +30,7 @@ pub use audit::{Actor, AuditAction, ChangedBy};
 pub use broadcaster::Broadcaster;
 pub use cursor::{Cursor, CursorError, Page, PageRequest, Position};
 pub use ids::{BroadcasterId, Epoch, KeyId, NodeName, NodeNameError, Revision, SourceId, StreamId};
-pub use node::{Node, PlaybackUrls, PublicUrls, PublishUrls, check_base_url, url_field};
+pub use node::{Node, PlaybackUrls, PublicUrls, PublishUrls, url_field};
 pub use path::{Partition, PathError, StreamPath};
 pub use renditions::{Renditions, RenditionsError};
 pub use stream::{

@@ -37,11 +37,8 @@ pub mod url_field {
     }
 }
 
-/// Whether a path, and a secret, can be put behind a URL: it has to end where a path can begin.
-///
-/// # Errors
-/// With what it must be, where it is not.
-pub fn check_base_url(url: &Url, schemes: &[&str]) -> Result<(), String> {
+/// Whether a path, and a secret, can be put behind a URL: it has to end where a path can begin. Says what it must be, where it cannot.
+fn check_base_url(url: &Url, schemes: &[&str]) -> Result<(), String> {
     if !schemes.contains(&url.scheme()) || !url.has_host() {
         return Err(format!("must begin with {}:// and a host", schemes.join(":// or ")));
     }

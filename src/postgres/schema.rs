@@ -107,19 +107,20 @@ impl Postgres {
             .execute("SET statement_timeout = '30min'; SET lock_timeout = '1s'")
             .await
             .map_err(PostgresError::from)?;
-        let mut migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
-        for tries in 0..LOCK_TRIES {
-            if !migrated.as_ref().is_err_and(met_a_lock) {
-                break;
+        let mut tries = 0;
+        let migrated = loop {
+            let migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
+            if tries == LOCK_TRIES || !migrated.as_ref().is_err_and(met_a_lock) {
+                break migrated;
             }
             if tries == 0 {
                 tracing::warn!(
                     "another replica migrates, or a table that is to be changed is in use: it is tried again for ten minutes"
                 );
             }
+            tries += 1;
             tokio::time::sleep(LOCK_PAUSE).await;
-            migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
-        }
+        };
         let _ = connection.close().await;
         migrated.map_err(from_migration)
     }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::support::{
     ledger::{Answer, Entry, Fate, Ledger},
     measured::say,
+    stack::{Replica, Stack, TestKey},
 };
 
 /// How long before a master's death something may have been written that its replica has not heard of.
@@ -30,6 +31,19 @@ pub struct Failover {
 pub fn key_of(path: &str) -> String {
     let path: StreamPath = path.parse().expect("a path");
     format!("onair:{{{}}}:live", path.partition())
+}
+
+/// So many stream keys for paths that the first master of a cluster holds.
+pub async fn keys_on_the_first_master(stack: &Stack, replica: &Replica, count: usize) -> Vec<TestKey> {
+    let (mut keys, mut number) = (Vec::new(), 0);
+    while keys.len() < count {
+        let path = format!("live/{number}");
+        if stack.redis.master_of(&key_of(&path)).await == 0 {
+            keys.push(replica.key(&path).await);
+        }
+        number += 1;
+    }
+    keys
 }
 
 impl Failover {

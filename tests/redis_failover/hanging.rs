@@ -4,10 +4,10 @@ use onair::domain::Timestamp;
 use serde_json::json;
 
 use super::{
-    failovers::key_of,
+    failovers::keys_on_the_first_master,
     support::{
         redis_cluster::{ClusterOptions, RedisCluster},
-        stack::{Stack, TestKey},
+        stack::Stack,
         stores::{redis_at, until},
         test_redis::TestRedis,
     },
@@ -21,16 +21,7 @@ async fn what_another_master_holds_is_revoked_and_expires_as_ever() {
     let stack = Stack::start_on(redis, |config| config.redis.command_timeout_ms = 200).await;
     let replica = stack.replica().await;
     let node = replica.mediamtx("edge-1").await;
-    let mut keys: Vec<TestKey> = Vec::new();
-    for number in 0.. {
-        let path = format!("live/{number}");
-        if stack.redis.master_of(&key_of(&path)).await == 0 {
-            keys.push(replica.key(&path).await);
-        }
-        if keys.len() == 2 {
-            break;
-        }
-    }
+    let keys = keys_on_the_first_master(&stack, &replica, 2).await;
     let [revoked, expiring] = &keys[..] else { unreachable!("two were made") };
     let publisher = node.publish(revoked.publisher()).await.admitted();
     let _expiring_publisher = node.publish(expiring.publisher()).await.admitted();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    failovers::key_of,
+    failovers::keys_on_the_first_master,
     support::{
         hammer::Hammer,
         measured::{say, sources_on, within},
@@ -44,16 +44,7 @@ impl Bench {
             nodes.push(replica.mediamtx(&format!("edge-{number}")).await);
             replicas.push(replica);
         }
-        let mut keys = Vec::new();
-        for number in 0.. {
-            let path = format!("live/{number}");
-            if stack.redis.master_of(&key_of(&path)).await == 0 {
-                keys.push(replicas[0].key(&path).await);
-            }
-            if keys.len() == 2 * EACH {
-                break;
-            }
-        }
+        let keys = keys_on_the_first_master(&stack, &replicas[0], 2 * EACH).await;
         Self { stack, replicas, nodes, keys }
     }
 
