@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use onair::{
     dev::servers::{Membership, Persistence, PrivateRedis, RedisOptions, RedisRole},
     domain::{
@@ -147,6 +149,32 @@ async fn a_closed_partition_admits_nobody_until_it_is_opened_by_whoever_closed_i
     assert_eq!(redis.open_partition(&closed, None).await.unwrap(), Opening::LostAgain, "only once");
     let Admission::Admitted { epoch, .. } = admit(&redis, &key).await else { panic!("not admitted") };
     assert!(epoch > epoch_max && epoch.0.unsigned_abs() > before[key.path.partition().index()]);
+}
+
+#[tokio::test]
+async fn a_partition_stays_closed_while_a_replica_puts_back_what_it_remembers() {
+    let (server, redis) = stores::redis().await;
+    let path: StreamPath = "live/awaited".parse().unwrap();
+    let (quick, dead) = (Uuid::now_v7(), Uuid::now_v7());
+    for _ in 0..2 {
+        let closed = close(&server, &redis, &path).await;
+        redis.closed_partitions_to_fill(quick).await.unwrap();
+        assert_eq!(redis.open_partition(&closed, None).await, Ok(Opening::Awaited));
+        redis.has_put_back(std::slice::from_ref(&closed), quick).await.unwrap();
+        redis.closed_partitions_to_fill(quick).await.unwrap();
+        assert_eq!(redis.open_partition(&closed, None).await, Ok(Opening::Opened), "looking again takes nothing back");
+    }
+    let closed = close(&server, &redis, &path).await;
+    redis.closed_partitions_to_fill(dead).await.unwrap();
+    let began = Instant::now();
+    stores::until("whoever died is given up", async || {
+        redis.open_partition(&closed, None).await == Ok(Opening::Opened)
+    })
+    .await;
+    assert!(began.elapsed() >= Duration::from_millis(1_900), "{:?}", began.elapsed());
+    let memory: Vec<String> =
+        raw_redis::command(&server, &["HKEYS", &format!("onair:{{{}}}:memory", path.partition())]).await;
+    assert!(memory.iter().all(|field| !field.starts_with("awaits:")), "nothing of it stays: {memory:?}");
 }
 
 #[tokio::test]

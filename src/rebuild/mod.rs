@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     config::Config,
-    domain::{KeyId, Node, NodeName, Partition, Stream, Timestamp},
+    domain::{Epoch, KeyId, Node, NodeName, Partition, Stream, Timestamp},
     postgres::{Postgres, PostgresError},
     redis::{Closed, Lease, Opening, Redis, RedisError, RememberedBy},
     stream_keys::{NotProjected, StreamKeys},
@@ -36,9 +36,11 @@ pub(crate) use keys::PAGE;
 pub use streams::{RestoreReport, Restorer};
 pub use watch::{Watch, WatchParts};
 
-/// For how long a partition stays closed at least, so that every replica has noticed and put back what only it remembers.
-/// Longer than the period in which replicas look.
+/// For how long a partition stays closed at least, so that every replica has noticed that what only it remembers is to be put back. From
+/// then on it is waited for. Longer than the period in which replicas look.
 const REMEMBERING: Duration = Duration::from_millis(400);
+/// After what time it is asked again whether a replica that has noticed is ready.
+const AWAITED_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// How much earlier than the last certain moment a change of a key may have been made that Redis lacks: what was certain was
 /// noted some seconds before, and the clocks of Redis and Postgres may differ.
@@ -145,7 +147,7 @@ impl Rebuild {
             let closed_for_ms = closed.iter().map(|closed| closed.for_ms).min().unwrap_or_default();
             tokio::time::sleep(REMEMBERING.saturating_sub(Duration::from_millis(closed_for_ms))).await;
         }
-        let opening: Vec<_> = closed.iter().map(|closed| self.redis.open_partition(closed, epoch_max)).collect();
+        let opening: Vec<_> = closed.iter().map(|closed| self.open(closed, epoch_max)).collect();
         let mut opening = stream::iter(opening).buffered(OPENED_AT_ONCE);
         while let Some(opened) = opening.next().await {
             if opened? == Opening::LostAgain {
@@ -153,6 +155,16 @@ impl Rebuild {
             }
         }
         Ok(report)
+    }
+
+    /// Opens a partition once every replica that has seen it closed has put back what it remembers, or was given up.
+    async fn open(&self, closed: &Closed, epoch_max: Option<Epoch>) -> Result<Opening, RedisError> {
+        loop {
+            match self.redis.open_partition(closed, epoch_max).await? {
+                Opening::Awaited => tokio::time::sleep(AWAITED_AGAIN_AFTER).await,
+                decided => return Ok(decided),
+            }
+        }
     }
 
     /// Puts the fleet back as Postgres knows it, whatever Redis says: for an administrator who asked for that.

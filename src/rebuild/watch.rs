@@ -25,6 +25,8 @@ use crate::{
 /// How often it is looked whether a partition is closed. The view is asked for as often, so that what this replica remembers
 /// of the streams on air is never older.
 const PERIOD_MS: u64 = 200;
+/// How long after a look that failed, while partitions are closed, the next one is made: others wait for this replica.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// After how many looks the servers are asked whether they are still those that were known to be whole.
 const CHECK_EVERY: u64 = 5;
 /// How long a replica that starts waits for a Redis that has to be filled first.
@@ -100,7 +102,9 @@ impl Watch {
         let mut ticker = every(PERIOD_MS, &stopping);
         let redis = self.parts.rebuild.redis.clone();
         let mut courtesy = redis.courtesy();
+        let mut has_failed = false;
         loop {
+            let is_waited_for = has_failed && self.closed_since.is_some();
             let woken = tokio::select! {
                 goes_on = ticker.beat() => {
                     if !goes_on {
@@ -112,12 +116,15 @@ impl Watch {
                 }
                 // While it is known, those who are refused need not tell again and again.
                 () = redis.memory_lost(), if self.closed_since.is_none() => true,
+                () = tokio::time::sleep(AGAIN_AFTER), if is_waited_for => true,
             };
             // Whom this replica admits in the meantime it remembers anyway.
             if !woken && courtesy.has_to_wait() {
                 continue;
             }
-            if let Err(error) = self.look(woken).await {
+            let looked = self.look(woken).await;
+            has_failed = looked.is_err();
+            if let Err(error) = looked {
                 tracing::debug!(%error, "what Redis must hold could not be looked after; it is tried again");
             }
         }
@@ -135,7 +142,7 @@ impl Watch {
             }
             return Ok(0);
         }
-        let closed = self.parts.rebuild.redis.closed_partitions().await?;
+        let closed = self.parts.rebuild.redis.closed_partitions_to_fill(self.parts.replica).await?;
         metrics::partitions_closed(closed.len());
         if closed.is_empty() {
             self.note_open();
@@ -146,6 +153,7 @@ impl Watch {
         self.note_closed(&closed);
         let on_air = view.map(|view| view.snapshot.streams().map(|stream| Stream::clone(stream)).collect());
         let in_place = self.remember(on_air, &closed).await?;
+        self.parts.rebuild.redis.has_put_back(&closed, self.parts.replica).await?;
         self.bring_back(closed, in_place).await
     }
 

@@ -4,6 +4,8 @@
 //! - Nobody takes a path in a closed partition (`lua/admit.lua`).
 //! - A partition is closed from the moment on in which Redis loses its memory, without anybody having to notice: what says
 //!   that it is open is lost with it.
+//! - A partition is not opened while a replica that has seen it closed still puts back what only it remembers, as long as that replica is
+//!   not given up.
 //! - A server that was started, or promoted, admits nobody until its partitions were closed, mended and opened: the script
 //!   that admits compares who opened them (`lua/admit.lua`), so it does not matter who asks, and over which connection.
 
@@ -12,11 +14,16 @@ use fred::{
     types::{Expiration, SetOptions, Value},
 };
 use futures_util::future::join_all;
+use uuid::Uuid;
 
 use super::{
     Lane, Redis, RedisError, answer_parts, answered_at_all, keys, queued, script, transitions::next, unknown_word,
 };
 use crate::domain::{Epoch, Partition, StreamPath, Timestamp};
+
+/// For how long a replica that has seen a partition closed is waited for. It takes some milliseconds, and a second where its connections
+/// have to be made first; one that died in between costs this pause.
+const AWAITED_MAX_MS: u64 = 2_000;
 
 /// A partition that does not hold all that it must, or may not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +56,8 @@ impl Generations {
 pub enum Opening {
     /// It is open.
     Opened,
+    /// A replica has not put back yet what it remembers: to be said again in a moment.
+    Awaited,
     /// Its memory was lost once more meanwhile: all begins anew.
     LostAgain,
 }
@@ -84,7 +93,39 @@ impl Redis {
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn closed_partitions(&self) -> Result<Vec<Closed>, RedisError> {
-        let checks = Partition::all().map(|partition| self.check_partition(partition));
+        self.check_partitions("").await
+    }
+
+    /// As [`Self::closed_partitions`], by a replica that puts back what it remembers: none of them is opened before it says that it
+    /// [has](Self::has_put_back), unless it takes two seconds.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer.
+    pub async fn closed_partitions_to_fill(&self, replica: Uuid) -> Result<Vec<Closed>, RedisError> {
+        self.check_partitions(&replica.simple().to_string()).await
+    }
+
+    /// A replica has put back all that it remembers of some partitions. Nothing depends on that where Redis does not hear of it.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer. It may be said again.
+    pub async fn has_put_back(&self, closed: &[Closed], replica: Uuid) -> Result<(), RedisError> {
+        let told = self
+            .pipelined_apart::<_, u64>(
+                Lane::Quick,
+                closed,
+                |closed| keys::memory(closed.partition),
+                |pipeline, key, closed| {
+                    let note = format!("awaits:{}:{}", closed.token, replica.simple());
+                    queued(pipeline.hset(key, (note, "done")))
+                },
+            )
+            .await?;
+        answered_at_all(told).map(drop)
+    }
+
+    async fn check_partitions(&self, replica: &str) -> Result<Vec<Closed>, RedisError> {
+        let checks = Partition::all().map(|partition| self.check_partition(partition, replica));
         // In a cluster, a server that is away keeps nobody from mending what others have lost.
         Ok(answered_at_all(join_all(checks).await)?.into_iter().flatten().flatten().collect())
     }
@@ -109,8 +150,8 @@ impl Redis {
         Ok(Generations(answered_at_all(names)?.into_iter().map(|names| names.map(name)).collect()))
     }
 
-    async fn check_partition(&self, partition: Partition) -> Result<Option<Closed>, RedisError> {
-        let answer = self.run(&script::CHECK, names(partition), Vec::new()).await?;
+    async fn check_partition(&self, partition: Partition, replica: &str) -> Result<Option<Closed>, RedisError> {
+        let answer = self.run(&script::CHECK, names(partition), vec![replica.to_owned()]).await?;
         parse(partition, answer)
     }
 
@@ -125,10 +166,12 @@ impl Redis {
     /// # Errors
     /// Where Redis gives no answer. It may be said again.
     pub async fn open_partition(&self, closed: &Closed, epoch_max: Option<Epoch>) -> Result<Opening, RedisError> {
-        let arguments = vec![closed.token.clone(), epoch_max.map_or(0, |epoch| epoch.0).to_string()];
+        let epoch_max = epoch_max.map_or(0, |epoch| epoch.0);
+        let arguments = vec![closed.token.clone(), epoch_max.to_string(), AWAITED_MAX_MS.to_string()];
         let answer = self.run(&script::OPEN, names(closed.partition), arguments).await?;
         match answer_parts(answer)?.0.as_str() {
             "opened" => Ok(Opening::Opened),
+            "awaited" => Ok(Opening::Awaited),
             "lost_again" => Ok(Opening::LostAgain),
             word => Err(unknown_word("open", word)),
         }
