@@ -1,12 +1,18 @@
 //! Redis spoken to directly, for what no service would do to it.
 
+use std::time::Duration;
+
 use fred::{
     clients::Client,
-    error::Error,
+    error::{Error, ErrorKind},
     interfaces::ClientLike as _,
     types::{Builder, CustomCommand, FromValue, Value, config::Config},
 };
 use onair::dev::servers::PrivateRedis;
+
+/// How long a command may take. A server that becomes a replica ends its connections, and fred may wait for ever on one that ended while it
+/// was being made.
+const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 
 /// Somebody who knows which servers a command is for.
 pub trait Speaks {
@@ -29,7 +35,9 @@ pub async fn command<T: FromValue>(redis: &impl Speaks, words: &[&str]) -> T {
 pub async fn try_command<T: FromValue>(redis: &impl Speaks, words: &[&str]) -> Result<T, Error> {
     let mut answers = Vec::new();
     for url in redis.addresses(words).await {
-        answers.push(one_command(&url, words).await?);
+        let answer = tokio::time::timeout(COMMAND_LIMIT, one_command(&url, words)).await;
+        let silence = || Err(Error::new(ErrorKind::Timeout, "no answer in time"));
+        answers.push(answer.unwrap_or_else(|_| silence())?);
     }
     let all_list = answers.len() > 1 && answers.iter().all(Value::is_array);
     let answer = if all_list {
