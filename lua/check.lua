@@ -9,7 +9,7 @@
 --      2 memory   hash    server, whole_ms (until when it was whole, give or take ten seconds), version (the least that the next
 --                         one may be), closed (the token), opened (the version and the promotion it was opened with). The last two name
 --                         the generation: another one after every loss, closing and opening. Beside them, awaits:<token>:<replica> for
---                         each replica that has looked: since when (ms), or 'done' once it has put back what it remembers
+--                         each replica that has looked: 'no', or 'done' once it has put back what it remembers; and awaited_ms, see open.lua
 -- ARGV 1 the replica that will put back what only it remembers, or empty: nobody who asks will
 -- Result: open | closed, token, since (ms ago), whole until (ms) or empty: all that was ever written is lost
 -- Cost: O(1), beside lua/server.lua.
@@ -37,8 +37,9 @@ end
 if not token or not was_closed_here(token) then
   token = now_text .. ':' .. promotion .. ':' .. server
   redis.call('HSET', memory, 'closed', token)
+  redis.call('HDEL', memory, 'awaited_ms')
 end
 if ARGV[1] ~= '' then
-  redis.call('HSETNX', memory, 'awaits:' .. token .. ':' .. ARGV[1], now_text)
+  redis.call('HSETNX', memory, 'awaits:' .. token .. ':' .. ARGV[1], 'no')
 end
 return { 'closed', token, string.format('%.0f', now - tonumber(string.match(token, '^%d+'))), whole_ms or '' }

@@ -1,13 +1,13 @@
 -- Opens a partition that has back all that it must hold: from now on paths are taken in it.
 --
 -- Under races and retries: the token says which closing was mended. Where memory was lost again meanwhile, or the server is
--- another one, nothing is opened. Opening twice is opening once. A replica that has looked since and has not put back what it remembers is
--- waited for, but not for long: it may have died.
+-- another one, nothing is opened. Opening twice is opening once. Replicas that have looked since and have not put back what they remember
+-- are waited for, but not for long from the first try on: they may have died, or may not be able to.
 --
 -- KEYS 1 version  string
---      2 memory   hash
+--      2 memory   hash    see check.lua. awaited_ms: since when somebody who wants to open has been waiting for others
 -- ARGV 1 token, 2 the newest epoch that the history knows, or 0
---      3 for how long a replica is waited for (ms)
+--      3 for how long others are waited for (ms)
 -- Result: opened | awaited | lost_again
 -- Cost: O(replicas), beside lua/server.lua.
 
@@ -19,16 +19,20 @@ if redis.call('HGET', memory, 'closed') ~= token or not was_closed_here(token) t
 end
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local noted, looks = redis.call('HGETALL', memory), {}
+local noted, notes, is_awaited = redis.call('HGETALL', memory), {}, false
 for place = 1, #noted, 2 do
-  local name, since_ms = noted[place], tonumber(noted[place + 1])
+  local name = noted[place]
   if string.sub(name, 1, 7) == 'awaits:' then
-    looks[#looks + 1] = name
-    -- One of an earlier closing says nothing about this one.
-    local is_about_this = string.find(name, token, 8, true) == 8
-    if is_about_this and since_ms and math.abs(now_us / 1000 - since_ms) < patience_ms then
-      return { 'awaited' }
-    end
+    notes[#notes + 1] = name
+    -- One about an earlier closing says nothing about this one.
+    is_awaited = is_awaited or (noted[place + 1] == 'no' and string.find(name, token, 8, true) == 8)
+  end
+end
+if is_awaited then
+  local now_ms = math.floor(now_us / 1000)
+  redis.call('HSETNX', memory, 'awaited_ms', string.format('%.0f', now_ms))
+  if math.abs(now_ms - tonumber(redis.call('HGET', memory, 'awaited_ms'))) < patience_ms then
+    return { 'awaited' }
   end
 end
 -- Far beyond every epoch that was given out and every version that a reader knows, for readers who find a jump read the whole
@@ -38,5 +42,5 @@ local least = math.max(epoch_max, tonumber(redis.call('HGET', memory, 'version')
 local opened = string.format('%.0f', math.max(now_us, least))
 redis.call('SET', version, opened)
 redis.call('HSET', memory, 'server', server, 'opened', opened .. ':' .. promotion, 'whole_ms', string.format('%.0f', math.floor(now_us / 1000)))
-redis.call('HDEL', memory, 'closed', 'version', unpack(looks))
+redis.call('HDEL', memory, 'closed', 'version', 'awaited_ms', unpack(notes))
 return { 'opened' }

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::domain::{Epoch, Partition, StreamPath, Timestamp};
 
-/// For how long a replica that has seen a partition closed is waited for. It takes some milliseconds, and a second where its connections
-/// have to be made first; one that died in between costs this pause.
+/// For how long whoever wants to open a partition waits for replicas that have seen it closed. They take some milliseconds, and a second where
+/// their connections have to be made first; one that died in between, or cannot reach Postgres, costs this pause.
 const AWAITED_MAX_MS: u64 = 2_000;
 
 /// A partition that does not hold all that it must, or may not.
