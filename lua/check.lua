@@ -8,23 +8,47 @@
 -- KEYS 1 version  string  absent while the partition is closed
 --      2 memory   hash    server, whole_ms (until when it was whole, give or take ten seconds), version (the least that the next
 --                         one may be), closed (the token), opened (the version and the promotion it was opened with). The last two name
---                         the generation: another one after every loss, closing and opening. Beside them, awaits:<token>:<replica> for
---                         each replica that has looked: 'no', or 'done' once it has put back what it remembers; and awaited_ms, see open.lua
+--                         the generation: another one after every loss, closing and opening. Beside them,
+--                         seen:<replica>: when it last looked (ms, give or take five seconds); awaits:<token>:<replica> for each that has
+--                         looked since the closing or shortly before: 'no', or 'done' once it has put back what it remembers; and
+--                         awaited_ms, see open.lua
 -- ARGV 1 the replica that will put back what only it remembers, or empty: nobody who asks will
 -- Result: open | closed, token, since (ms ago), whole until (ms) or empty: all that was ever written is lost
--- Cost: O(1), beside lua/server.lua.
+-- Cost: O(1), and O(replicas) for one that is new and for a closing, beside lua/server.lua.
 
-local version, memory = KEYS[1], KEYS[2]
+local version, memory, replica = KEYS[1], KEYS[2], ARGV[1]
+local SEEN_EVERY_MS, SEEN_WITH_MS, SEEN_MAX_MS = 5000, 10000, 60000
+
+local function seen()
+  local noted, by_name = redis.call('HGETALL', memory), {}
+  for place = 1, #noted, 2 do
+    if string.sub(noted[place], 1, 5) == 'seen:' then
+      by_name[string.sub(noted[place], 6)] = tonumber(noted[place + 1])
+    end
+  end
+  return by_name
+end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local now_text = string.format('%.0f', now)
 
-local known_server, whole_ms, token, opened = unpack(redis.call('HMGET', memory, 'server', 'whole_ms', 'closed', 'opened'), 1, 4)
+local known_server, whole_ms, token, opened, seen_ms =
+  unpack(redis.call('HMGET', memory, 'server', 'whole_ms', 'closed', 'opened', 'seen:' .. replica), 1, 5)
 local last = redis.call('GET', version)
 if last and is_here(known_server, string.match(opened or '', ':(%w+)$')) then
   if now - tonumber(whole_ms) >= 10000 then
     redis.call('HSET', memory, 'whole_ms', now_text)
+  end
+  if replica ~= '' and math.abs(now - tonumber(seen_ms or '0')) >= SEEN_EVERY_MS then
+    redis.call('HSET', memory, 'seen:' .. replica, now_text)
+    if not seen_ms then
+      for name, at_ms in pairs(seen()) do
+        if now - at_ms > SEEN_MAX_MS then
+          redis.call('HDEL', memory, 'seen:' .. name)
+        end
+      end
+    end
   end
   return { 'open' }
 end
@@ -38,8 +62,18 @@ if not token or not was_closed_here(token) then
   token = now_text .. ':' .. promotion .. ':' .. server
   redis.call('HSET', memory, 'closed', token)
   redis.call('HDEL', memory, 'awaited_ms')
+  -- Whoever looked while it was open for the last time remembers something, also where its connections take longer than those of others.
+  local known, last_ms = seen(), 0
+  for _, at_ms in pairs(known) do
+    last_ms = math.max(last_ms, at_ms)
+  end
+  for name, at_ms in pairs(known) do
+    if last_ms - at_ms < SEEN_WITH_MS then
+      redis.call('HSET', memory, 'awaits:' .. token .. ':' .. name, 'no')
+    end
+  end
 end
-if ARGV[1] ~= '' then
-  redis.call('HSETNX', memory, 'awaits:' .. token .. ':' .. ARGV[1], 'no')
+if replica ~= '' then
+  redis.call('HSETNX', memory, 'awaits:' .. token .. ':' .. replica, 'no')
 end
 return { 'closed', token, string.format('%.0f', now - tonumber(string.match(token, '^%d+'))), whole_ms or '' }

@@ -1,8 +1,8 @@
 -- Opens a partition that has back all that it must hold: from now on paths are taken in it.
 --
 -- Under races and retries: the token says which closing was mended. Where memory was lost again meanwhile, or the server is
--- another one, nothing is opened. Opening twice is opening once. Replicas that have looked since and have not put back what they remember
--- are waited for, but not for long from the first try on: they may have died, or may not be able to.
+-- another one, nothing is opened. Opening twice is opening once. Replicas that lua/check.lua knows of and that have not put back what they
+-- remember are waited for, but not for long from the first try on: they may have died, or may not be able to.
 --
 -- KEYS 1 version  string
 --      2 memory   hash    see check.lua. awaited_ms: since when somebody who wants to open has been waiting for others

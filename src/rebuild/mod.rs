@@ -36,8 +36,8 @@ pub(crate) use keys::PAGE;
 pub use streams::{RestoreReport, Restorer};
 pub use watch::{Watch, WatchParts};
 
-/// For how long a partition stays closed at least, so that every replica has noticed that what only it remembers is to be put back. From
-/// then on it is waited for. Longer than the period in which replicas look.
+/// For how long a partition stays closed at least, so that every replica has noticed that what only it remembers is to be put back, also where
+/// Redis has forgotten which replicas there are. From then on it is waited for. Longer than the period in which replicas look.
 const REMEMBERING: Duration = Duration::from_millis(400);
 /// After what time it is asked again whether a replica that has noticed is ready.
 const AWAITED_AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -157,7 +157,7 @@ impl Rebuild {
         Ok(report)
     }
 
-    /// Opens a partition once every replica that has seen it closed has put back what it remembers, or was given up.
+    /// Opens a partition once every replica that Redis knows of has put back what it remembers, or was given up.
     async fn open(&self, closed: &Closed, epoch_max: Option<Epoch>) -> Result<Opening, RedisError> {
         loop {
             match self.redis.open_partition(closed, epoch_max).await? {

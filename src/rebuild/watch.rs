@@ -108,8 +108,9 @@ impl Watch {
             let woken = tokio::select! {
                 goes_on = ticker.beat() => {
                     if !goes_on {
-                        // Given back, so that whoever starts next need not wait until it has run out.
+                        // So that others need not wait: for the lease to run out, nor for this replica.
                         let _ = redis.release_lease(LEASE, self.parts.replica).await;
+                        let _ = redis.goes(self.parts.replica).await;
                         return Ok(());
                     }
                     false

@@ -4,8 +4,8 @@
 //! - Nobody takes a path in a closed partition (`lua/admit.lua`).
 //! - A partition is closed from the moment on in which Redis loses its memory, without anybody having to notice: what says
 //!   that it is open is lost with it.
-//! - A partition is not opened while a replica that has seen it closed still puts back what only it remembers, as long as that replica is
-//!   not given up.
+//! - A partition is not opened while a replica that saw it open, or has seen it closed, still has to put back what only it remembers, as
+//!   long as that replica is not given up. Where all of Redis' memory was lost, who saw it open is lost with it.
 //! - A server that was started, or promoted, admits nobody until its partitions were closed, mended and opened: the script
 //!   that admits compares who opened them (`lua/admit.lua`), so it does not matter who asks, and over which connection.
 
@@ -21,8 +21,8 @@ use super::{
 };
 use crate::domain::{Epoch, Partition, StreamPath, Timestamp};
 
-/// For how long whoever wants to open a partition waits for replicas that have seen it closed. They take some milliseconds, and a second where
-/// their connections have to be made first; one that died in between, or cannot reach Postgres, costs this pause.
+/// For how long whoever wants to open a partition waits for other replicas. They take some milliseconds, and a second where their
+/// connections have to be made first; one that died a moment before, or cannot reach Postgres, costs this pause.
 const AWAITED_MAX_MS: u64 = 2_000;
 
 /// A partition that does not hold all that it must, or may not.
@@ -96,8 +96,8 @@ impl Redis {
         self.check_partitions("").await
     }
 
-    /// As [`Self::closed_partitions`], by a replica that puts back what it remembers: none of them is opened before it says that it
-    /// [has](Self::has_put_back), unless it takes two seconds.
+    /// As [`Self::closed_partitions`], by a replica that puts back what it remembers: a partition that it has seen open or closed is not opened
+    /// before it says that it [has](Self::has_put_back), unless it takes two seconds.
     ///
     /// # Errors
     /// Where Redis gives no answer.
@@ -119,6 +119,23 @@ impl Redis {
                     let note = format!("awaits:{}:{}", closed.token, replica.simple());
                     queued(pipeline.hset(key, (note, "done")))
                 },
+            )
+            .await?;
+        answered_at_all(told).map(drop)
+    }
+
+    /// A replica goes, and is not waited for.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer. It may be said again.
+    pub async fn goes(&self, replica: Uuid) -> Result<(), RedisError> {
+        let partitions: Vec<Partition> = Partition::all().collect();
+        let told = self
+            .pipelined_apart::<_, u64>(
+                Lane::Quick,
+                &partitions,
+                |&partition| keys::memory(partition),
+                |pipeline, key, _| queued(pipeline.hdel(key, format!("seen:{}", replica.simple()))),
             )
             .await?;
         answered_at_all(told).map(drop)
