@@ -2,36 +2,50 @@
 -- server is not the one that was last known to be whole, as after a restart or a failover, which may lose the last writes. Which
 -- server it is, lua/server.lua says.
 --
--- Under races and retries: asking changes nothing once the answer is known. The token of a closed partition tells when it was
--- closed, the promotion and the server, and is gone with the memory it was written into.
+-- Under races and retries: asking twice is asking once. The token of a closed partition tells when it was closed, the promotion and
+-- the server, and is gone with the memory it was written into.
 --
 -- KEYS 1 version  string  absent while the partition is closed
 --      2 memory   hash    server, whole_ms (until when it was whole, give or take ten seconds), version (the least that the next
 --                         one may be), closed (the token), opened (the version and the promotion it was opened with). The last two name
 --                         the generation: another one after every loss, closing and opening. Beside them,
---                         seen:<replica>: when it last looked (ms, give or take five seconds); awaits:<token>:<replica> for each that has
---                         looked since the closing or shortly before: 'no', or 'done' once it has put back what it remembers; and
---                         awaited_ms, see open.lua
+--                         seen:<replica>: when that replica last found the partition open (ms, give or take five seconds);
+--                         awaits:<token>:<replica>: 'no', or 'done' once that replica has put back what it remembers;
+--                         awaits:<token>: since when (ms) somebody who is about to open waits for others
 -- ARGV 1 the replica that will put back what only it remembers, or empty: nobody who asks will
 -- Result: open | closed, token, since (ms ago), whole until (ms) or empty: all that was ever written is lost
--- Cost: O(1), and O(replicas) for one that is new and for a closing, beside lua/server.lua.
+-- Cost: O(1), beside lua/server.lua; O(replicas) for a closing, and every five seconds for each replica.
 
 local version, memory, replica = KEYS[1], KEYS[2], ARGV[1]
 local SEEN_EVERY_MS, SEEN_WITH_MS, SEEN_MAX_MS = 5000, 10000, 60000
 
-local function seen()
-  local noted, by_name = redis.call('HGETALL', memory), {}
-  for place = 1, #noted, 2 do
-    if string.sub(noted[place], 1, 5) == 'seen:' then
-      by_name[string.sub(noted[place], 6)] = tonumber(noted[place + 1])
-    end
-  end
-  return by_name
-end
-
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local now_text = string.format('%.0f', now)
+
+-- The fields whose name begins with a text, by the rest of their name.
+local function fields_of(beginning)
+  local noted, found = redis.call('HGETALL', memory), {}
+  for place = 1, #noted, 2 do
+    if string.sub(noted[place], 1, #beginning) == beginning then
+      found[string.sub(noted[place], #beginning + 1)] = noted[place + 1]
+    end
+  end
+  return found
+end
+
+-- When the replicas looked that may be alive, by their name. A note that is as old as this, or as far ahead, says nothing.
+local function seen_lately()
+  local found = {}
+  for name, at_ms in pairs(fields_of('seen:')) do
+    if math.abs(now - tonumber(at_ms)) > SEEN_MAX_MS then
+      redis.call('HDEL', memory, 'seen:' .. name)
+    else
+      found[name] = tonumber(at_ms)
+    end
+  end
+  return found
+end
 
 local known_server, whole_ms, token, opened, seen_ms =
   unpack(redis.call('HMGET', memory, 'server', 'whole_ms', 'closed', 'opened', 'seen:' .. replica), 1, 5)
@@ -42,13 +56,7 @@ if last and is_here(known_server, string.match(opened or '', ':(%w+)$')) then
   end
   if replica ~= '' and math.abs(now - tonumber(seen_ms or '0')) >= SEEN_EVERY_MS then
     redis.call('HSET', memory, 'seen:' .. replica, now_text)
-    if not seen_ms then
-      for name, at_ms in pairs(seen()) do
-        if now - at_ms > SEEN_MAX_MS then
-          redis.call('HDEL', memory, 'seen:' .. name)
-        end
-      end
-    end
+    seen_lately()
   end
   return { 'open' }
 end
@@ -61,9 +69,11 @@ end
 if not token or not was_closed_here(token) then
   token = now_text .. ':' .. promotion .. ':' .. server
   redis.call('HSET', memory, 'closed', token)
-  redis.call('HDEL', memory, 'awaited_ms')
-  -- Whoever looked while it was open for the last time remembers something, also where its connections take longer than those of others.
-  local known, last_ms = seen(), 0
+  for name in pairs(fields_of('awaits:')) do
+    redis.call('HDEL', memory, 'awaits:' .. name)
+  end
+  -- Whoever found it open for the last time remembers something, also where its connections take longer than those of others.
+  local known, last_ms = seen_lately(), 0
   for _, at_ms in pairs(known) do
     last_ms = math.max(last_ms, at_ms)
   end

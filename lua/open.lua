@@ -5,7 +5,7 @@
 -- remember are waited for, but not for long from the first try on: they may have died, or may not be able to.
 --
 -- KEYS 1 version  string
---      2 memory   hash    see check.lua. awaited_ms: since when somebody who wants to open has been waiting for others
+--      2 memory   hash    see check.lua
 -- ARGV 1 token, 2 the newest epoch that the history knows, or 0
 --      3 for how long others are waited for (ms)
 -- Result: opened | awaited | lost_again
@@ -19,28 +19,33 @@ if redis.call('HGET', memory, 'closed') ~= token or not was_closed_here(token) t
 end
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local now_ms = math.floor(now_us / 1000)
+
+-- All notes are of this closing: the others went with theirs.
 local noted, notes, is_awaited = redis.call('HGETALL', memory), {}, false
 for place = 1, #noted, 2 do
-  local name = noted[place]
-  if string.sub(name, 1, 7) == 'awaits:' then
-    notes[#notes + 1] = name
-    -- One about an earlier closing says nothing about this one.
-    is_awaited = is_awaited or (noted[place + 1] == 'no' and string.find(name, token, 8, true) == 8)
+  if string.sub(noted[place], 1, 7) == 'awaits:' then
+    notes[#notes + 1] = noted[place]
+    is_awaited = is_awaited or noted[place + 1] == 'no'
   end
 end
 if is_awaited then
-  local now_ms = math.floor(now_us / 1000)
-  redis.call('HSETNX', memory, 'awaited_ms', string.format('%.0f', now_ms))
-  if math.abs(now_ms - tonumber(redis.call('HGET', memory, 'awaited_ms'))) < patience_ms then
+  local since = 'awaits:' .. token
+  redis.call('HSETNX', memory, since, string.format('%.0f', now_ms))
+  if math.abs(now_ms - tonumber(redis.call('HGET', memory, since))) < patience_ms then
     return { 'awaited' }
   end
 end
+for _, note in ipairs(notes) do
+  redis.call('HDEL', memory, note)
+end
+
 -- Far beyond every epoch that was given out and every version that a reader knows, for readers who find a jump read the whole
 -- partition: microseconds outrun the changes of a partition by far, also those since the last opening. Where the clock went
 -- back, what is known is gone beyond.
 local least = math.max(epoch_max, tonumber(redis.call('HGET', memory, 'version') or '0')) + 1000000
 local opened = string.format('%.0f', math.max(now_us, least))
 redis.call('SET', version, opened)
-redis.call('HSET', memory, 'server', server, 'opened', opened .. ':' .. promotion, 'whole_ms', string.format('%.0f', math.floor(now_us / 1000)))
-redis.call('HDEL', memory, 'closed', 'version', 'awaited_ms', unpack(notes))
+redis.call('HSET', memory, 'server', server, 'opened', opened .. ':' .. promotion, 'whole_ms', string.format('%.0f', now_ms))
+redis.call('HDEL', memory, 'closed', 'version')
 return { 'opened' }

@@ -160,15 +160,17 @@ async fn a_partition_stays_closed_while_a_replica_puts_back_what_it_remembers() 
         let closed = close(&server, &redis, &path).await;
         redis.closed_partitions_to_fill(quick).await.unwrap();
         assert_eq!(redis.open_partition(&closed, None).await, Ok(Opening::Awaited));
-        redis.has_put_back(std::slice::from_ref(&closed), quick).await.unwrap();
+        redis.note_put_back(std::slice::from_ref(&closed), quick).await.unwrap();
         redis.closed_partitions_to_fill(quick).await.unwrap();
         assert_eq!(redis.open_partition(&closed, None).await, Ok(Opening::Opened), "looking again takes nothing back");
     }
     assert_eq!(redis.closed_partitions_to_fill(dead).await, Ok(Vec::new()));
     let memory = format!("onair:{{{}}}:memory", path.partition());
     let seen_ms: i64 = raw_redis::command(&server, &["HGET", &memory, &format!("seen:{}", dead.simple())]).await;
-    let long_ago = (seen_ms - 11_000).to_string();
-    let _: u64 = raw_redis::command(&server, &["HSET", &memory, "seen:another", &long_ago]).await;
+    for (name, ago_ms) in [("before", 11_000), ("long-before", 61_000), ("ahead", -61_000)] {
+        let at_ms = (seen_ms - ago_ms).to_string();
+        let _: u64 = raw_redis::command(&server, &["HSET", &memory, &format!("seen:{name}"), &at_ms]).await;
+    }
     let closed = close(&server, &redis, &path).await;
     let began = Instant::now();
     stores::until("whoever died is given up", async || {
@@ -179,20 +181,23 @@ async fn a_partition_stays_closed_while_a_replica_puts_back_what_it_remembers() 
     let fields: Vec<String> = raw_redis::command(&server, &["HKEYS", &memory]).await;
     assert!(fields.iter().all(|field| !field.starts_with("awaits:")), "nothing of it stays: {fields:?}");
 
-    let gone = Uuid::now_v7();
-    for replica in [quick, gone] {
+    let (gone, sick) = (Uuid::now_v7(), Uuid::now_v7());
+    for replica in [quick, dead, gone] {
         assert_eq!(redis.closed_partitions_to_fill(replica).await, Ok(Vec::new()));
     }
-    redis.goes(gone).await.unwrap();
+    redis.note_gone(gone).await.unwrap();
     let closed = close(&server, &redis, &path).await;
+    redis.closed_partitions_to_fill(sick).await.unwrap();
     for replica in [quick, dead] {
         assert_eq!(
             redis.open_partition(&closed, None).await,
             Ok(Opening::Awaited),
             "who was there before is waited for"
         );
-        redis.has_put_back(std::slice::from_ref(&closed), replica).await.unwrap();
+        redis.note_put_back(std::slice::from_ref(&closed), replica).await.unwrap();
     }
+    assert_eq!(redis.open_partition(&closed, None).await, Ok(Opening::Awaited));
+    redis.note_gone(sick).await.unwrap();
     assert_eq!(redis.open_partition(&closed, None).await, Ok(Opening::Opened), "who had gone long before is not");
 }
 

@@ -5,8 +5,8 @@
 //! there is put back, and the partitions are opened.
 //!
 //! Invariants:
-//! - A partition is opened only when every open stream that the history or a replica remembers holds its path again. So no
-//!   second publisher gets in where one is on air.
+//! - A partition is opened only when every open stream that the history or a replica remembers holds its path again, unless a replica
+//!   does not come to putting it back within two seconds. So no second publisher gets in where one is on air.
 //! - A partition is opened only when no key in it is older than Postgres says. Keys that are not there at all are looked up
 //!   when somebody comes with one, and put back one after another once publishers are served again.
 //! - A stream comes back only together with a key that admits; that is decided in the script that puts it back.
@@ -20,7 +20,7 @@ mod watch;
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::future::try_join_all;
 use uuid::Uuid;
 
 use crate::{
@@ -45,9 +45,6 @@ const AWAITED_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How much earlier than the last certain moment a change of a key may have been made that Redis lacks: what was certain was
 /// noted some seconds before, and the clocks of Redis and Postgres may differ.
 const KEYS_MARGIN_MS: i64 = 60_000;
-
-/// How many partitions are opened at once.
-const OPENED_AT_ONCE: usize = 16;
 
 /// The one that rebuilds, of all replicas and commands.
 const LEASE: &str = "rebuild";
@@ -147,12 +144,10 @@ impl Rebuild {
             let closed_for_ms = closed.iter().map(|closed| closed.for_ms).min().unwrap_or_default();
             tokio::time::sleep(REMEMBERING.saturating_sub(Duration::from_millis(closed_for_ms))).await;
         }
-        let opening: Vec<_> = closed.iter().map(|closed| self.open(closed, epoch_max)).collect();
-        let mut opening = stream::iter(opening).buffered(OPENED_AT_ONCE);
-        while let Some(opened) = opening.next().await {
-            if opened? == Opening::LostAgain {
-                return Err(RedisError::MemoryLost.into());
-            }
+        // At once, so that what has to be waited for is waited for once.
+        let opened = try_join_all(closed.iter().map(|closed| self.open(closed, epoch_max))).await?;
+        if opened.contains(&Opening::LostAgain) {
+            return Err(RedisError::MemoryLost.into());
         }
         Ok(report)
     }

@@ -25,8 +25,10 @@ use crate::{
 /// How often it is looked whether a partition is closed. The view is asked for as often, so that what this replica remembers
 /// of the streams on air is never older.
 const PERIOD_MS: u64 = 200;
-/// How long after a look that failed, while partitions are closed, the next one is made: others wait for this replica.
+/// How long after a look that failed the next one is made, when partitions were closed a moment ago: others wait for this replica.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// For how long they do, with some to spare.
+const WAITED_FOR: Duration = Duration::from_secs(5);
 /// After how many looks the servers are asked whether they are still those that were known to be whole.
 const CHECK_EVERY: u64 = 5;
 /// How long a replica that starts waits for a Redis that has to be filled first.
@@ -104,13 +106,13 @@ impl Watch {
         let mut courtesy = redis.courtesy();
         let mut has_failed = false;
         loop {
-            let is_waited_for = has_failed && self.closed_since.is_some();
+            let is_waited_for = has_failed && self.closed_since.is_some_and(|since| since.elapsed() < WAITED_FOR);
             let woken = tokio::select! {
                 goes_on = ticker.beat() => {
                     if !goes_on {
                         // So that others need not wait: for the lease to run out, nor for this replica.
                         let _ = redis.release_lease(LEASE, self.parts.replica).await;
-                        let _ = redis.goes(self.parts.replica).await;
+                        let _ = redis.note_gone(self.parts.replica).await;
                         return Ok(());
                     }
                     false
@@ -119,11 +121,12 @@ impl Watch {
                 () = redis.memory_lost(), if self.closed_since.is_none() => true,
                 () = tokio::time::sleep(AGAIN_AFTER), if is_waited_for => true,
             };
+            let must_check = woken || is_waited_for;
             // Whom this replica admits in the meantime it remembers anyway.
-            if !woken && courtesy.has_to_wait() {
+            if !must_check && courtesy.has_to_wait() {
                 continue;
             }
-            let looked = self.look(woken).await;
+            let looked = self.look(must_check).await;
             has_failed = looked.is_err();
             if let Err(error) = looked {
                 tracing::debug!(%error, "what Redis must hold could not be looked after; it is tried again");
@@ -154,7 +157,7 @@ impl Watch {
         self.note_closed(&closed);
         let on_air = view.map(|view| view.snapshot.streams().map(|stream| Stream::clone(stream)).collect());
         let in_place = self.remember(on_air, &closed).await?;
-        self.parts.rebuild.redis.has_put_back(&closed, self.parts.replica).await?;
+        self.parts.rebuild.redis.note_put_back(&closed, self.parts.replica).await?;
         self.bring_back(closed, in_place).await
     }
 

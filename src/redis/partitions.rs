@@ -93,55 +93,42 @@ impl Redis {
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn closed_partitions(&self) -> Result<Vec<Closed>, RedisError> {
-        self.check_partitions("").await
+        self.check_partitions(None).await
     }
 
-    /// As [`Self::closed_partitions`], by a replica that puts back what it remembers: a partition that it has seen open or closed is not opened
-    /// before it says that it [has](Self::has_put_back), unless it takes two seconds.
+    /// As [`Self::closed_partitions`], by a replica that puts back what it remembers: a partition that it has found open or closed is not opened
+    /// before it [says that it has](Self::note_put_back), unless it takes two seconds.
     ///
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn closed_partitions_to_fill(&self, replica: Uuid) -> Result<Vec<Closed>, RedisError> {
-        self.check_partitions(&replica.simple().to_string()).await
+        self.check_partitions(Some(replica)).await
     }
 
-    /// A replica has put back all that it remembers of some partitions. Nothing depends on that where Redis does not hear of it.
+    /// Notes that a replica has put back all that it remembers of some partitions: nobody waits for it any more.
     ///
     /// # Errors
-    /// Where Redis gives no answer. It may be said again.
-    pub async fn has_put_back(&self, closed: &[Closed], replica: Uuid) -> Result<(), RedisError> {
-        let told = self
-            .pipelined_apart::<_, u64>(
-                Lane::Quick,
-                closed,
-                |closed| keys::memory(closed.partition),
-                |pipeline, key, closed| {
-                    let note = format!("awaits:{}:{}", closed.token, replica.simple());
-                    queued(pipeline.hset(key, (note, "done")))
-                },
-            )
-            .await?;
-        answered_at_all(told).map(drop)
+    /// Where one of them was not reached. It may be said again.
+    pub async fn note_put_back(&self, closed: &[Closed], replica: Uuid) -> Result<(), RedisError> {
+        let notes = closed.iter().map(|closed| self.note(closed.partition, replica, &closed.token));
+        join_all(notes).await.into_iter().collect()
     }
 
-    /// A replica goes, and is not waited for.
+    /// Has nobody wait for a replica that goes.
     ///
     /// # Errors
-    /// Where Redis gives no answer. It may be said again.
-    pub async fn goes(&self, replica: Uuid) -> Result<(), RedisError> {
-        let partitions: Vec<Partition> = Partition::all().collect();
-        let told = self
-            .pipelined_apart::<_, u64>(
-                Lane::Quick,
-                &partitions,
-                |&partition| keys::memory(partition),
-                |pipeline, key, _| queued(pipeline.hdel(key, format!("seen:{}", replica.simple()))),
-            )
-            .await?;
-        answered_at_all(told).map(drop)
+    /// Where one partition was not reached. It may be said again.
+    pub async fn note_gone(&self, replica: Uuid) -> Result<(), RedisError> {
+        join_all(Partition::all().map(|partition| self.note(partition, replica, ""))).await.into_iter().collect()
     }
 
-    async fn check_partitions(&self, replica: &str) -> Result<Vec<Closed>, RedisError> {
+    /// See `lua/note.lua`.
+    async fn note(&self, partition: Partition, replica: Uuid, token: &str) -> Result<(), RedisError> {
+        let arguments = vec![replica.simple().to_string(), token.to_owned()];
+        self.run(&script::NOTE, vec![keys::memory(partition)], arguments).await.map(drop)
+    }
+
+    async fn check_partitions(&self, replica: Option<Uuid>) -> Result<Vec<Closed>, RedisError> {
         let checks = Partition::all().map(|partition| self.check_partition(partition, replica));
         // In a cluster, a server that is away keeps nobody from mending what others have lost.
         Ok(answered_at_all(join_all(checks).await)?.into_iter().flatten().flatten().collect())
@@ -167,8 +154,9 @@ impl Redis {
         Ok(Generations(answered_at_all(names)?.into_iter().map(|names| names.map(name)).collect()))
     }
 
-    async fn check_partition(&self, partition: Partition, replica: &str) -> Result<Option<Closed>, RedisError> {
-        let answer = self.run(&script::CHECK, names(partition), vec![replica.to_owned()]).await?;
+    async fn check_partition(&self, partition: Partition, replica: Option<Uuid>) -> Result<Option<Closed>, RedisError> {
+        let replica = replica.map(|replica| replica.simple().to_string()).unwrap_or_default();
+        let answer = self.run(&script::CHECK, names(partition), vec![replica]).await?;
         parse(partition, answer)
     }
 

@@ -60,6 +60,7 @@ script!(RESTORE, "restore", behind "transition");
 script!(MEND, "mend", behind "transition");
 script!(CHECK, "check", behind "server");
 script!(OPEN, "open", behind "server");
+script!(NOTE, "note");
 script!(CHANGES, "changes");
 script!(SET_ASIDE, "set_aside");
 script!(LEASE, "lease");
