@@ -11,7 +11,7 @@
 --      10 memory   hash    see check.lua
 -- ARGV 1 now, 2 path
 --      3 node   4 source id, or empty: only check, claim nothing   5 publisher: protocol, address, user agent as JSON
---      6 stream id for a new stream   7 connecting timeout (ms)
+--      6 stream id for a new stream   7 connecting timeout (ms)   8 what INFO says of the replication, from each.lua alone
 -- Result: a word, the key's id, and what belongs to the word
 --      admitted, key id, stream id, epoch, {ended stream's record} or {}
 --      admitted_again, key id, stream id, epoch
@@ -33,7 +33,7 @@ local function is_whole()
   local opened, server = unpack(redis.call('HMGET', memory, 'opened', 'server'), 1, 2)
   local promotion = string.match(opened or '', ':(%w+)$')
   if promotion then
-    return string.find(redis.call('INFO', 'replication'), 'master_replid:' .. promotion, 1, true)
+    return string.find(ARGV[8] or redis.call('INFO', 'replication'), 'master_replid:' .. promotion, 1, true)
   end
   -- The version before this one names no promotion.
   return server and string.find(redis.call('INFO', 'server'), 'run_id:' .. server, 1, true)
