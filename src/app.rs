@@ -217,10 +217,12 @@ fn run_in_background(app: &Arc<App>, tasks: &Tasks) {
 async fn put_configured_nodes(app: Arc<App>) -> Result<(), TaskError> {
     let stopping = app.tasks.stopping();
     let mut ticker = every(OUTBOX_PERIOD_MS, &stopping);
+    let mut is_told = false;
     while ticker.beat().await {
-        match app.nodes.put_configured(&app.config.nodes).await {
-            Ok(()) => break,
-            Err(error) => tracing::warn!(%error, "the nodes of the configuration could not be stored yet"),
+        let Err(error) = app.nodes.put_configured(&app.config.nodes).await else { break };
+        if !is_told {
+            tracing::warn!(%error, "the nodes of the configuration could not be stored yet; it is tried each second");
+            is_told = true;
         }
     }
     stopping.cancelled().await;
