@@ -135,6 +135,11 @@ async fn a_closed_partition_admits_nobody_until_it_is_opened_by_whoever_closed_i
         Err(RedisError::MemoryLost),
         "a viewer is not told that nothing is on air"
     );
+    assert_eq!(
+        redis.stream_certainly_on(&key.path).await,
+        Err(RedisError::MemoryLost),
+        "a publisher who is not known is not taken for one whom nobody admitted"
+    );
     let unknown = KeyProjection { secret_hash: SecretHash([7; 32]), ..key.clone() };
     let answer = ask(&redis, &unknown, Some(source())).await;
     assert_eq!(answer, Err(RedisError::MemoryLost), "no key is looked up meanwhile");

@@ -264,6 +264,24 @@ impl Redis {
         Record::from_map(fields).map(|record| record.stream()).transpose()
     }
 
+    /// The stream that holds a path; `None` where certainly none does.
+    ///
+    /// # Errors
+    /// Where Redis gives no answer, or does not hold all that it must: then who is not there may only be forgotten.
+    pub async fn stream_certainly_on(&self, path: &StreamPath) -> Result<Option<Stream>, RedisError> {
+        // Before, for what is put back is there before the partition opens; and after, for it may be lost in between.
+        self.must_be_open(path.partition()).await?;
+        let stream = self.stream_on(path).await?;
+        self.must_be_open(path.partition()).await?;
+        Ok(stream)
+    }
+
+    async fn must_be_open(&self, partition: Partition) -> Result<(), RedisError> {
+        let version = keys::version(partition);
+        let is_open: bool = self.single(Lane::Quick, version, |pipeline, key| queued(pipeline.exists(key))).await?;
+        if is_open { Ok(()) } else { Err(self.closed()) }
+    }
+
     /// Who may watch a path; `None` where it is not on air.
     ///
     /// # Errors
@@ -272,11 +290,7 @@ impl Redis {
         let word: Option<String> =
             self.single(Lane::Quick, keys::slot(path), |pipeline, key| queued(pipeline.hget(key, "playback"))).await?;
         if word.is_none() {
-            let version = keys::version(path.partition());
-            let is_open: bool = self.single(Lane::Quick, version, |pipeline, key| queued(pipeline.exists(key))).await?;
-            if !is_open {
-                return Err(self.closed());
-            }
+            self.must_be_open(path.partition()).await?;
         }
         word.map(|word| word.parse().map_err(|_| RedisError::Protocol("playback is no word of ours".to_owned())))
             .transpose()

@@ -160,8 +160,8 @@ impl Poller {
                 }
             }
         }
-        // Another replica may have put its stream back since, which only that one remembered.
-        match self.nodes.inner.redis.stream_on(path).await {
+        // Another replica may have put its stream back since, which only that one remembered, or may be about to.
+        match self.nodes.inner.redis.stream_certainly_on(path).await {
             Ok(Some(held)) if held.source.id == source_id && held.node == self.node.name => return,
             Ok(_) => {}
             Err(error) => return report_error(Err(error)),
