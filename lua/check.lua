@@ -23,21 +23,10 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local now_text = string.format('%.0f', now)
 
--- The fields whose name begins with a text, by the rest of their name.
-local function fields_of(beginning)
-  local noted, found = redis.call('HGETALL', memory), {}
-  for place = 1, #noted, 2 do
-    if string.sub(noted[place], 1, #beginning) == beginning then
-      found[string.sub(noted[place], #beginning + 1)] = noted[place + 1]
-    end
-  end
-  return found
-end
-
 -- When the replicas looked that may be alive, by their name. A note that is as old as this, or as far ahead, says nothing.
 local function seen_lately()
   local found = {}
-  for name, at_ms in pairs(fields_of('seen:')) do
+  for name, at_ms in pairs(fields_of(memory, 'seen:')) do
     if math.abs(now - tonumber(at_ms)) > SEEN_MAX_MS then
       redis.call('HDEL', memory, 'seen:' .. name)
     else
@@ -69,7 +58,7 @@ end
 if not token or not was_closed_here(token) then
   token = now_text .. ':' .. promotion .. ':' .. server
   redis.call('HSET', memory, 'closed', token)
-  for name in pairs(fields_of('awaits:')) do
+  for name in pairs(fields_of(memory, 'awaits:')) do
     redis.call('HDEL', memory, 'awaits:' .. name)
   end
   -- Whoever found it open for the last time remembers something, also where its connections take longer than those of others.

@@ -22,12 +22,9 @@ local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now_ms = math.floor(now_us / 1000)
 
 -- All notes are of this closing: the others went with theirs.
-local noted, notes, is_awaited = redis.call('HGETALL', memory), {}, false
-for place = 1, #noted, 2 do
-  if string.sub(noted[place], 1, 7) == 'awaits:' then
-    notes[#notes + 1] = noted[place]
-    is_awaited = is_awaited or noted[place + 1] == 'no'
-  end
+local notes, is_awaited = fields_of(memory, 'awaits:'), false
+for _, state in pairs(notes) do
+  is_awaited = is_awaited or state == 'no'
 end
 if is_awaited then
   local since = 'awaits:' .. token
@@ -36,8 +33,8 @@ if is_awaited then
     return { 'awaited' }
   end
 end
-for _, note in ipairs(notes) do
-  redis.call('HDEL', memory, note)
+for name in pairs(notes) do
+  redis.call('HDEL', memory, 'awaits:' .. name)
 end
 
 -- Far beyond every epoch that was given out and every version that a reader knows, for readers who find a jump read the whole
