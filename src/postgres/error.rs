@@ -71,8 +71,8 @@ impl From<sqlx::Error> for PostgresError {
             sqlx::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 Self::Unavailable("its socket is not there".to_owned())
             }
-            sqlx::Error::Io(error) => Self::Unavailable(error.kind().to_string()),
-            sqlx::Error::Tls(_) => Self::Unavailable("TLS cannot be established".to_owned()),
+            sqlx::Error::Io(error) => Self::Unavailable(reason_of(&error)),
+            sqlx::Error::Tls(error) => Self::Unavailable(format!("TLS: {error}")),
             sqlx::Error::PoolTimedOut => Self::Unavailable("no connection within the time limit".to_owned()),
             sqlx::Error::PoolClosed => Self::Unavailable("shutting down".to_owned()),
             sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => Self::Unavailable("a connection broke".to_owned()),
@@ -80,10 +80,22 @@ impl From<sqlx::Error> for PostgresError {
             sqlx::Error::ColumnDecode { index, .. } => Self::Protocol(format!("column {index} cannot be read")),
             sqlx::Error::ColumnNotFound(name) => Self::Protocol(format!("no column {name}")),
             sqlx::Error::RowNotFound => Self::Protocol("no row where there has to be one".to_owned()),
+            // The server has hung up before it said whether it speaks TLS: nothing is read, which the client takes for a wrong answer.
+            sqlx::Error::Protocol(text) if text.contains("SSLRequest") => {
+                Self::Unavailable("it has closed the connection".to_owned())
+            }
             // What it quotes is the server's or the library's, and may be a value.
             sqlx::Error::Protocol(_) => Self::Protocol("broken protocol".to_owned()),
             _ => Self::Protocol("an error of the client library".to_owned()),
         }
+    }
+}
+
+/// What kind of trouble it is; of a certificate that is not believed, why.
+fn reason_of(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(error) => format!("TLS: {error}"),
+        None => error.kind().to_string(),
     }
 }
 
