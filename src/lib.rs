@@ -11,6 +11,7 @@
 //! | [`admission`] | credentials in, decision out |
 //! | [`streams`] | what is on air and what was |
 //! | [`stream_keys`] | keys and broadcasters |
+//! | [`node_credentials`] | how nodes prove who they are to us, and we to them |
 //! | [`nodes`] | the fleet: control APIs, reconciler, kicks |
 //! | [`history`] | the event log's way into Postgres |
 //! | [`rebuild`] | Redis gets its memory back |
@@ -43,6 +44,7 @@ pub mod http;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
+pub mod node_credentials;
 pub mod nodes;
 pub mod postgres;
 pub mod rebuild;

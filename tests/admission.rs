@@ -2,13 +2,13 @@
 
 mod support;
 
-use onair::{config::ConfigSecret, domain::Timestamp, nodes::credentials::NodeCredentials};
+use onair::{config::ConfigSecret, domain::Timestamp, node_credentials::NodeCredentials};
 use serde_json::{Value, json};
 use support::{
     api_client::ApiClient,
     bench::Bench,
     mediamtx::{AuthCall, ConnectionKind, PublishRequest, ReadRequest},
-    stack::{NODE_SECRET, node_password},
+    stack::{NODE_SECRET, Stack, node_password},
     stores::until,
     waiting::id_of,
 };
@@ -207,6 +207,26 @@ async fn readers_are_admitted_only_to_what_is_on_air() {
     bench.replica.until_off_air(&key.path).await;
     all_are_refused(&key.path).await;
     bench.replica.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_configuration_opens_is_watched_by_anybody_also_while_redis_is_away() {
+    let mut stack = Stack::start_with(|config| config.viewing.open_paths = "lobby,cameras/".parse().unwrap()).await;
+    let replica = stack.replica().await;
+    let node = replica.mediamtx("edge-1").await;
+    let watch = async |path: &str| node.ask(&AuthCall::without_client("read", path, "", "")).await;
+    let fetch = async |path: &str| node.ask(&AuthCall::without_client("playback", path, "", "")).await;
+    assert_refused(&watch("live/ada").await, 404, "path_not_on_air");
+    assert_refused(&watch("camera").await, 404, "path_not_on_air");
+    stack.redis.kill().await.unwrap();
+    for path in ["lobby", "cameras/1", "cameras/yard/2"] {
+        assert_eq!(watch(path).await.status, Some(204), "{path}");
+        assert_eq!(fetch(path).await.status, Some(204), "{path}");
+    }
+    assert_refused(&watch("lobby/2").await, 503, "state_unavailable");
+    let publisher = PublishRequest::rtmp_query_key("lobby", "sk_not_a_key_of_anybody");
+    assert_refused(&node.publish(publisher).await.refused(), 401, "key_malformed");
+    replica.stop().await;
 }
 
 #[tokio::test]

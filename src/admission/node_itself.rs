@@ -7,8 +7,9 @@ use crate::{
 };
 
 impl Admission {
-    /// Readers are admitted for paths that are on air, unless the path's key says that it is private. The node itself, by
-    /// its own password, reads everything: that is how it transcodes, records and takes snapshots.
+    /// Readers are admitted for paths that are on air, unless the path's key says that it is private, and for those that the
+    /// configuration opens. The node itself, by its own password, reads everything: that is how it transcodes, records and takes
+    /// snapshots.
     pub(super) async fn decide_read(
         &self,
         deadline: &mut Deadline,
@@ -19,6 +20,7 @@ impl Admission {
             return Decision::allowed(Allowance::ReaderAdmitted);
         }
         let path = match request.path.parse::<StreamPath>() {
+            Ok(path) if self.inner.open_paths.contains(&path) => return Decision::allowed(Allowance::ReaderAdmitted),
             Ok(path) => self.inner.renditions.parent_of(&path).unwrap_or(path),
             Err(_) => return Decision::refused(not_on_air()),
         };

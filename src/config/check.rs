@@ -10,6 +10,9 @@ use crate::domain::Node;
 /// The fewest characters of a secret that somebody else could guess at.
 const SECRET_CHARACTERS_MIN: usize = 32;
 
+/// What the secrets of `onair.example.toml` begin with, which everybody can read.
+const EXAMPLE_SECRET_START: &str = "change-me";
+
 impl Config {
     pub(super) fn check_into(&self, problems: &mut Vec<String>) {
         self.server.check_ranges(problems);
@@ -18,6 +21,7 @@ impl Config {
         self.admission.check_ranges(problems);
         self.reconciler.check_ranges(problems);
         self.renditions.check_ranges(problems);
+        self.viewing.check_ranges(problems);
         self.history.check_ranges(problems);
         self.log.check_ranges(problems);
         check_secrets(problems, "server.api_secrets (ONAIR_SERVER_API_SECRETS)", &self.server.api_secrets);
@@ -97,6 +101,10 @@ fn check_secrets(problems: &mut Vec<String>, place: &str, secrets: &[ConfigSecre
         let text = secret.reveal();
         if text.chars().count() < SECRET_CHARACTERS_MIN {
             problems.push(format!("{place}: number {number} has fewer than {SECRET_CHARACTERS_MIN} characters"));
+        }
+        let start = text.get(..EXAMPLE_SECRET_START.len());
+        if start.is_some_and(|start| start.eq_ignore_ascii_case(EXAMPLE_SECRET_START)) {
+            problems.push(format!("{place}: number {number} is the example's; `openssl rand -hex 32` makes a new one"));
         }
         // A header has to carry it, and a variable parts them by commas.
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') {

@@ -23,7 +23,7 @@ use url::Url;
 pub use secret::{ConfigSecret, SecretFileError, read_secret_file, refuse_if_readable_by_others};
 pub use sections::{
     AdmissionConfig, HistoryConfig, LogConfig, LogFormat, NodeConfig, PostgresConfig, ReconcilerConfig, RedisConfig,
-    RenditionsConfig, ServerConfig, WhenFull,
+    RenditionsConfig, ServerConfig, ViewingConfig, WhenFull,
 };
 use setting::Reader;
 pub use setting::{Field, Kind, Variables};
@@ -45,6 +45,8 @@ pub struct Config {
     pub reconciler: ReconcilerConfig,
     /// What nodes transcode streams into.
     pub renditions: RenditionsConfig,
+    /// Who may watch.
+    pub viewing: ViewingConfig,
     /// The write-behind.
     pub history: HistoryConfig,
     /// The log.
@@ -86,6 +88,7 @@ impl Config {
             AdmissionConfig::FIELDS,
             ReconcilerConfig::FIELDS,
             RenditionsConfig::FIELDS,
+            ViewingConfig::FIELDS,
             HistoryConfig::FIELDS,
             LogConfig::FIELDS,
         ]
@@ -126,6 +129,7 @@ impl Config {
             admission: AdmissionConfig::read(&mut reader),
             reconciler: ReconcilerConfig::read(&mut reader),
             renditions: RenditionsConfig::read(&mut reader),
+            viewing: ViewingConfig::read(&mut reader),
             history: HistoryConfig::read(&mut reader),
             log: LogConfig::read(&mut reader),
             nodes: read_nodes(&mut reader),
@@ -160,16 +164,6 @@ impl Config {
             };
             plain_http(SocketAddr::new(host, listen.port()))
         })
-    }
-
-    /// Checks what no single field shows: for a configuration that was made rather than loaded.
-    ///
-    /// # Errors
-    /// With everything that is wrong.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let mut problems = Vec::new();
-        self.check_into(&mut problems);
-        if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
     }
 }
 

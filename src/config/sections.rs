@@ -12,7 +12,7 @@ use super::{
     ConfigSecret,
     setting::{Field, Reader, Setting},
 };
-use crate::domain::{NodeName, PublicUrls, Renditions};
+use crate::domain::{NodeName, OpenPaths, PublicUrls, Renditions};
 
 /// Declares a section: its struct, defaults and ranges, and the table of its fields, which therefore cannot forget one.
 macro_rules! section {
@@ -138,7 +138,8 @@ section! {
         connecting_timeout_ms: u64 = 15_000, "ONAIR_ADMISSION_CONNECTING_TIMEOUT_MS", in 1_000..=300_000;
         /// How long a publisher's bytes may stand still before the next one with a valid key replaces it. Milliseconds; default 3 s.
         stall_after_ms: u64 = 3_000, "ONAIR_ADMISSION_STALL_AFTER_MS", in 500..=60_000;
-        /// How many failures one address may have at once before it is answered `too_many_failures`. Default 20.
+        /// How many failures one address (of IPv6: one /64) may have at once before it is answered `too_many_failures`. Default
+        /// 20.
         failures_burst: u32 = 20, "ONAIR_ADMISSION_FAILURES_BURST", in 1..=10_000;
         /// How many of them are forgiven each second. Default 1.
         failures_refill_per_second: u32 = 1, "ONAIR_ADMISSION_FAILURES_REFILL_PER_SECOND", in 1..=10_000;
@@ -182,6 +183,16 @@ section! {
         /// The endings of their paths, such as `["_720p", "_480p"]`; as a variable with commas between them. Default none. A path
         /// with such an ending is published with the node's own password and never with a stream key.
         suffixes: Renditions = Renditions::default(), "ONAIR_RENDITIONS_SUFFIXES";
+    }
+}
+
+section! {
+    /// Who may watch.
+    ViewingConfig "viewing" {
+        /// Paths that anybody may watch, whatever is published there, and without Redis being asked, such as `["lobby", "cameras/"]`: a
+        /// path, or with a slash at its end the beginning of paths; as a variable with commas between them. For what nodes have from
+        /// elsewhere, such as cameras that they pull. Default none.
+        open_paths: OpenPaths = OpenPaths::default(), "ONAIR_VIEWING_OPEN_PATHS";
     }
 }
 

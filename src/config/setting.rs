@@ -14,7 +14,7 @@ use std::{
 use url::Url;
 
 use super::{ConfigSecret, LogFormat, WhenFull, secret};
-use crate::domain::{Renditions, RenditionsError};
+use crate::domain::{OpenPaths, OpenPathsError, Renditions, RenditionsError};
 
 /// One setting: where it stands in the file, and which variable overrides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,17 @@ impl Setting for Renditions {
     fn from_toml(value: toml::Value) -> Result<Self, String> {
         let suffixes: Vec<String> = value.try_into().map_err(|_| "expected a list of texts".to_owned())?;
         Self::new(suffixes).map_err(|error| error.to_string())
+    }
+}
+
+impl Setting for OpenPaths {
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: OpenPathsError| error.to_string())
+    }
+
+    fn from_toml(value: toml::Value) -> Result<Self, String> {
+        let paths: Vec<String> = value.try_into().map_err(|_| "expected a list of texts".to_owned())?;
+        Self::new(&paths).map_err(|error| error.to_string())
     }
 }
 

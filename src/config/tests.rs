@@ -220,7 +220,7 @@ fn example_in_use() -> String {
 
 #[test]
 fn the_example_names_every_field_with_its_variable_and_default() {
-    let text = example_in_use();
+    let text = example_in_use().replace("change-me", "made-here");
     let table: toml::Table = text.parse().unwrap();
     for field in Config::fields() {
         assert!(table[field.section].get(field.name).is_some(), "{field} is not in the example");
@@ -235,6 +235,23 @@ fn the_example_names_every_field_with_its_variable_and_default() {
     expected.nodes.clone_from(&example.nodes);
     assert_eq!(example, expected, "the example gives other defaults than the program has");
     assert_eq!(example.nodes.len(), 1);
+}
+
+#[test]
+fn the_secrets_of_the_example_are_refused_wherever_they_come_from() {
+    let in_use = file(&example_in_use());
+    let message = problems(Some(in_use.path()), &Variables::default());
+    let capitals = [SECRETS[0], ("ONAIR_SERVER_NODE_SECRETS", "Change-Me-Change-Me-Change-Me-Change-Me")];
+    let by_variable = problems(None, &capitals.into_iter().collect());
+    let told = [
+        ("server.api_secrets (ONAIR_SERVER_API_SECRETS): number 1 is the example's; `openssl rand -hex 32`", &message),
+        ("server.node_secrets (ONAIR_SERVER_NODE_SECRETS): number 1 is the example's", &message),
+        ("server.node_secrets (ONAIR_SERVER_NODE_SECRETS): number 1 is the example's", &by_variable),
+    ];
+    for (part, message) in told {
+        assert!(message.contains(part), "{part} is not in: {message}");
+    }
+    assert!(!format!("{message}{by_variable}").to_lowercase().contains("change-me"), "{message}{by_variable}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Role: types that make wrong states hard to write down, and the rules that need no I/O.
 //!
 //! Invariants:
-//! - Nothing here reads a clock, a random source, a socket or a file, and nothing is async. Whoever needs the time
-//!   passes it in.
+//! - Nothing here reads a socket or a file, and nothing is async. Only [`Timestamp::now`] and the ids' `generate` ask a clock or a
+//!   random source, and no rule calls them: whoever needs the time passes it in.
 //! - A word of an enum ([`EndReason`], [`KeyStatus`], ...) is spelled once, by the macro `words!`, and is the same in
 //!   Lua, SQL, JSON, metrics and logs.
 //! - The secret of a stream key lives in [`Secret`], whose `Debug` shows nothing; everything else works with its
@@ -16,6 +16,7 @@ mod broadcaster;
 mod cursor;
 mod ids;
 mod node;
+mod open_paths;
 mod path;
 mod renditions;
 mod stream;
@@ -31,6 +32,7 @@ pub use broadcaster::Broadcaster;
 pub use cursor::{Cursor, CursorError, Page, PageRequest, Position};
 pub use ids::{BroadcasterId, Epoch, KeyId, NodeName, NodeNameError, Revision, SourceId, StreamId};
 pub use node::{Node, PlaybackUrls, PublicUrls, PublishUrls, url_field};
+pub use open_paths::{OpenPaths, OpenPathsError};
 pub use path::{Partition, PathError, StreamPath};
 pub use renditions::{Renditions, RenditionsError};
 pub use stream::{

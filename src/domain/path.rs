@@ -161,8 +161,13 @@ mod tests {
     #[test]
     fn a_path_never_changes_its_partition() {
         let partition = |text: &str| text.parse::<StreamPath>().unwrap().partition().to_string();
-        // These are stored in running systems; a changed number would lose their keys.
-        assert_eq!(partition("live/ada"), partition("live/ada"));
+        // These are stored in running systems; a changed number would lose their keys. FNV-1a of 32 bits, modulo 32.
+        let longest = "x".repeat(StreamPath::LENGTH_MAX);
+        for (path, number) in
+            [("a", "12"), ("live/ada", "28"), ("live/ada_720p", "08"), ("A-1.b/c", "16"), (&longest, "05")]
+        {
+            assert_eq!(partition(path), number, "{path}");
+        }
         let mut held = vec![0_u32; usize::from(Partition::COUNT)];
         for number in 0..3200 {
             held[format!("live/{number}").parse::<StreamPath>().unwrap().partition().index()] += 1;

@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - A code, once released, keeps its word and its meaning. Clients branch on it.
-//! - This table is the only place that spells a code, its status or its documentation; `docs/errors.md`, the page at
-//!   `/docs/errors` and the OpenAPI document are made from it.
+//! - This table alone says a code's status and documentation; `docs/errors.md`, the page at `/docs/errors` and the OpenAPI document
+//!   are made from it. It alone spells a code, but for those of admission: the log and the metrics have them from
+//!   [`RefusalCode`](crate::admission::RefusalCode), and `tests/admission_codes.rs` holds that the answers say the same.
 
 use http::StatusCode;
 
