@@ -4,8 +4,8 @@
 -- KEYS 1 ...  the first caller's, then the second's, and so on: as many for each
 -- ARGV 1 ...  the same, and behind them all how many callers there are
 -- Result: what each was answered, in their order
--- Cost: that of each, but for what is the same for all: the time, and what INFO says of the replication. They are asked for once, and stand in
--- the first argument of each caller, where that is empty, and behind the last.
+-- Cost: that of each, but for TIME and INFO, which are fetched once: the time fills each caller's first argument where that is empty, and
+-- INFO's text about the replication is appended as its last.
 --
 -- Where it fails for one caller, Redis says only that: those before it were served, those behind it were not. Whoever asks
 -- has to ask again.

@@ -81,7 +81,7 @@ async fn a_key_admits_as_soon_as_it_is_made_and_its_secret_is_kept_nowhere() {
     assert!(created.secret.reveal().ends_with(&created.key.hint));
     assert_eq!(bench.keys.get(created.key.id).await.unwrap(), Some(created.key.clone()));
     assert!(!format!("{created:?}").contains(created.secret.reveal()));
-    assert_eq!(bench.postgres.keys_awaiting_projection(0, 10).await, Ok(vec![]));
+    assert_eq!(bench.postgres.keys_awaiting_projection(0, 0, 10).await, Ok(vec![]));
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn the_outbox_leaves_a_fresh_change_to_whoever_made_it() {
         support::records::insert_key(&bench.postgres, bench.ada.id, &path("live/other"), &plain).await.unwrap();
     assert_eq!(bench.keys.project_pending().await.unwrap().projected, 0);
     until("it is old enough", async || bench.keys.project_pending().await.unwrap().projected == 1).await;
-    let waiting = bench.postgres.keys_awaiting_projection(0, 10).await.unwrap();
+    let waiting = bench.postgres.keys_awaiting_projection(0, 0, 10).await.unwrap();
     assert!(waiting.is_empty(), "{:?} still waits", unprojected.id);
 }
 

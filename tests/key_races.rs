@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use onair::{
     admission::{AuthRequest, Outcome, RefusalCode},
     domain::{BroadcasterId, KeyStatus, NodeName, Revision, SourceId, StreamPath},
-    redis::{Admission, KeyProjection, RedisError, SameRevision},
+    redis::{Admission, KeyProjection, RedisError},
     stream_keys::{CreatedKey, NewKey},
 };
 use support::{
@@ -162,12 +162,12 @@ async fn what_was_read_before_redis_lost_its_memory_is_not_written_into_the_next
     stores::open_partitions(&redis).await;
 
     for (when, memory) in [("before the loss", &before), ("before it was back", &closed)] {
-        let late = redis.project(&as_read, SameRevision::Left, memory).await;
+        let late = redis.project(&as_read, memory).await;
         assert_eq!(late, Err(RedisError::MemoryLost), "read {when}");
     }
     assert_eq!(admit(&redis, &as_read).await, Admission::KeyAbsent, "so it is looked up, and found to be revoked");
     let now = redis.generations().await.unwrap();
-    redis.project(&revoked, SameRevision::Left, &now).await.unwrap();
+    redis.project(&revoked, &now).await.unwrap();
     assert_eq!(admit(&redis, &as_read).await, Admission::KeyRevoked);
 }
 

@@ -11,6 +11,7 @@ use onair::{
     streams::{LiveView, Snapshot},
 };
 use support::{
+    raw_redis,
     records::{admit_request, key_projection},
     stack::Stack,
     stores,
@@ -134,6 +135,39 @@ async fn a_redis_that_lost_its_memory_is_not_taken_for_one_where_nothing_changed
     }
     change(&redis, &keys, &mut on, 0).await;
     assert_eq!(view.now().await.unwrap().snapshot.len(), 1, "only what this Redis knows");
+    tasks.abort();
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_last_writes_is_not_believed_that_a_stream_is_gone() {
+    let (server, redis) = stores::redis().await;
+    let tasks = Tasks::new();
+    let keys = [key(0)];
+    redis.project_key(&keys[0]).await.unwrap();
+    let path = keys[0].path.to_string();
+    let of_partition = |name: &str| format!("onair:{{{}}}:{name}", keys[0].path.partition());
+    let version: String = raw_redis::command(&server, &["GET", &of_partition("version")]).await;
+    let view = LiveView::start(redis.clone(), &tasks);
+    change(&redis, &keys, &mut BTreeMap::new(), 0).await;
+    assert_eq!(view.now().await.unwrap().snapshot.len(), 1);
+
+    // As a replica that takes over has it that did not hear of the admission.
+    let _: u64 = raw_redis::command(&server, &["DEL", &of_partition(&format!("slot:{path}"))]).await;
+    for list in ["live", "changes"] {
+        let _: u64 = raw_redis::command(&server, &["ZREM", &of_partition(list), &path]).await;
+    }
+    let _: String = raw_redis::command(&server, &["SET", &of_partition("version"), &version]).await;
+    let _: u64 = raw_redis::command(&server, &["HSET", &of_partition("memory"), "server", "another"]).await;
+    for _ in 0..2 {
+        let remembered = view.now().await.unwrap();
+        assert_eq!((remembered.snapshot.len(), remembered.stale), (1, Some(RedisError::MemoryLost)));
+    }
+
+    // Opened again, by a clock that is far behind, after nobody remembered it.
+    stores::open_partitions(&redis).await;
+    let _: String = raw_redis::command(&server, &["SET", &of_partition("version"), "1000"]).await;
+    let whole = view.now().await.unwrap();
+    assert_eq!((whole.snapshot.len(), whole.stale), (0, None));
     tasks.abort();
 }
 

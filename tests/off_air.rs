@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use onair::{
     domain::Timestamp,
 };
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use support::{
     api_client::Answer,
     mediamtx::{AuthAnswer, ConnectionKind, HookBehaviour, KickBehaviour, MediaMtx, PublishRequest, Publisher},
@@ -22,6 +24,11 @@ use support::{
 };
 
 const COOLDOWN: Duration = Duration::from_millis(1_500);
+
+/// When replicas last asked who of the missing nodes was removed, as far as they have asked nothing else since.
+const LOOKS_FOR_THE_REMOVED: &str = "
+    SELECT query_start::text FROM pg_stat_activity
+    WHERE datname = current_database() AND state = 'idle' AND query LIKE '-- removed_among%'";
 
 struct Bench {
     replica: Replica,
@@ -266,9 +273,16 @@ async fn a_database_that_does_not_have_a_node_and_was_not_told_to_remove_it_take
     let body = json!({"control_url": bench.node.control_url(), "public_urls": public_urls("edge-1")});
     bench.replica.api.put("/v1/nodes/edge-1", &body).await.expect(201);
     let (key, publisher, id) = bench.on_air("live/ada").await;
-    stores::execute(bench.stack.config.postgres.url.reveal(), "DELETE FROM nodes").await;
-    // Longer than three looks of the task that would do it.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let database = bench.stack.config.postgres.url.reveal();
+    stores::execute(database, "DELETE FROM nodes").await;
+    let mut connection = PgConnection::connect(database).await.unwrap();
+    let mut looks = BTreeSet::new();
+    until("the tasks that would do it have looked, each some times", async || {
+        let found: Vec<String> = sqlx::query_scalar(LOOKS_FOR_THE_REMOVED).fetch_all(&mut connection).await.unwrap();
+        looks.extend(found);
+        looks.len() >= 6
+    })
+    .await;
     assert_eq!(bench.replica.until_live(&key.path).await["id"], id);
     assert!(publisher.is_online());
     bench.replica.api.get("/v1/nodes/edge-1").await.expect(200);

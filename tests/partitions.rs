@@ -256,6 +256,11 @@ async fn a_server_that_started_anew_is_not_trusted_to_hold_everything() {
         redis.project_key(&key).await.unwrap();
         server.restart().await.unwrap();
         stores::until("Redis answers again", async || redis.ping().await.is_ok()).await;
+        assert_eq!(
+            redis.stream_certainly_on(&key.path).await,
+            Err(RedisError::MemoryLost),
+            "{persistence:?}: also before anybody has looked, who is not there may only be forgotten"
+        );
         assert_eq!(ask(&redis, &key, Some(source())).await, Err(RedisError::MemoryLost), "{persistence:?}");
         let closed = redis.closed_partitions().await.unwrap();
         assert_eq!(closed.len(), usize::from(Partition::COUNT));

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use onair::{
     domain::{
@@ -17,7 +17,12 @@ use onair::{
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use support::records::{NOW, at, broadcaster, first_page, insert_key, key_for, path, set_status, settings, some_hash};
-use support::stores::{by_test, database, execute, label, postgres, postgres_at};
+use support::stores::{by_test, database, execute, label, postgres, postgres_at, until};
+
+/// Since when the table of streams has been waited for, by each who waits.
+const WAITS_FOR_STREAMS: &str = "
+    SELECT waitstart::text FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND relation = 'streams'::regclass AND waitstart IS NOT NULL";
 
 /// Nobody may queue behind a migration for long, so it gives up its place soon, and comes back.
 #[tokio::test]
@@ -34,8 +39,13 @@ async fn a_migration_that_finds_a_table_in_use_is_begun_anew_until_it_is_free() 
     let mut holder = PgConnection::connect(&url).await.unwrap();
     sqlx::raw_sql("BEGIN; LOCK TABLE streams IN ROW EXCLUSIVE MODE").execute(&mut holder).await.unwrap();
     let leaving = async {
-        // Longer than a migration waits for a lock.
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut waits = BTreeSet::new();
+        until("the migration has given up its place and waits anew", async || {
+            let found: Vec<String> = sqlx::query_scalar(WAITS_FOR_STREAMS).fetch_all(&mut holder).await.unwrap();
+            waits.extend(found);
+            waits.len() > 1
+        })
+        .await;
         sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     };
     let (migrated, ()) = tokio::join!(postgres.migrate(), leaving);
@@ -225,11 +235,12 @@ async fn a_change_waits_for_its_projection_until_that_revision_is_marked() {
     let ada = broadcaster(&postgres).await;
     let key = key_for(&postgres, &ada, "live/ada").await;
     let waiting = async || {
-        let waiting = postgres.keys_awaiting_projection(0, 10).await.unwrap();
+        let waiting = postgres.keys_awaiting_projection(0, 0, 10).await.unwrap();
         waiting.into_iter().map(|waiting| (waiting.key.id, waiting.key.revision.0)).collect::<Vec<_>>()
     };
     assert_eq!(waiting().await, [(key.id, 1)]);
-    assert_eq!(postgres.keys_awaiting_projection(60_000, 10).await, Ok(vec![]));
+    assert_eq!(postgres.keys_awaiting_projection(60_000, 0, 10).await, Ok(vec![]));
+    assert_eq!(postgres.keys_awaiting_projection(0, 1, 10).await, Ok(vec![]), "it is the only one");
 
     set_status(&postgres, key.id, KeyStatus::Disabled).await;
     postgres.mark_projected(&[(key.id, Revision(1))]).await.unwrap();
@@ -289,7 +300,7 @@ async fn renaming_and_changing_keys_at_once_never_leaves_a_key_with_the_old_name
         renamed.unwrap();
         let Change::Done(retitled) = retitled.unwrap() else { panic!("the key is gone") };
         postgres.mark_projected(&[(key.id, retitled.key.revision)]).await.unwrap();
-        let still_waits = !postgres.keys_awaiting_projection(0, 10).await.unwrap().is_empty();
+        let still_waits = !postgres.keys_awaiting_projection(0, 0, 10).await.unwrap().is_empty();
         assert!(still_waits || retitled.broadcaster_name == new_name, "round {round}");
         let now = postgres.stream_key(key.id).await.unwrap().unwrap().revision;
         postgres.mark_projected(&[(key.id, now)]).await.unwrap();

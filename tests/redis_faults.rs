@@ -224,9 +224,12 @@ async fn redis_that_is_frozen_refuses_in_time_and_is_used_again_at_once() {
 #[tokio::test]
 async fn redis_that_is_killed_refuses_in_time_and_is_used_again_when_it_is_back_with_its_file() {
     let mut bench = Bench::start().await;
-    // It syncs its file every second.
-    let used = bench.recovers("before").await;
-    tokio::time::sleep(Duration::from_millis(1_100).saturating_sub(used)).await;
+    bench.recovers("before").await;
+    until("all of it is in its file", async || {
+        let report: String = raw_redis::command(&bench.faulty.stack.redis, &["INFO", "persistence"]).await;
+        report.contains("aof_buffer_length:0\r\n")
+    })
+    .await;
     let kill = async |faulty: &mut FaultyStack| faulty.stack.redis.kill().await.unwrap();
     let restart = async |faulty: &mut FaultyStack| faulty.stack.redis.restart().await.unwrap();
     bench.promises_hold(("killed", List::Stale), kill, restart).await;

@@ -400,15 +400,16 @@ async fn a_kick_that_was_owed_is_carried_out_although_redis_forgot_it() {
 #[tokio::test]
 async fn a_change_of_a_key_takes_effect_although_postgres_was_restored_to_an_older_state() {
     let bench = Bench::start(RedisOptions::scratch()).await;
-    let key = bench.keys("restored", 1).await.remove(0);
-    // What Redis would hold of changes that the restored Postgres does not know.
-    let in_redis = raw_redis::stream_key(&bench.stack.redis, &key.id).await;
-    let _: u64 = raw_redis::command(&bench.stack.redis, &["HSET", &in_redis, "revision", "9"]).await;
-    bench.one().api.act(&format!("/v1/stream-keys/{}/disable", key.id)).await.expect(200);
-    let refused = bench.nodes[0].publish(key.publisher()).await.refused();
-    assert!(refused.body.contains("key_disabled"), "{}", refused.body);
-    bench.one().api.act(&format!("/v1/stream-keys/{}/enable", key.id)).await.expect(200);
-    bench.nodes[0].publish(key.publisher()).await.admitted();
+    // What Redis would hold of changes that the restored Postgres does not know: of many, and of one, which the next change counts like.
+    for (key, revision) in bench.keys("restored", 2).await.into_iter().zip(["9", "2"]) {
+        let in_redis = raw_redis::stream_key(&bench.stack.redis, &key.id).await;
+        let _: u64 = raw_redis::command(&bench.stack.redis, &["HSET", &in_redis, "revision", revision]).await;
+        bench.one().api.act(&format!("/v1/stream-keys/{}/disable", key.id)).await.expect(200);
+        let refused = bench.nodes[0].publish(key.publisher()).await.refused();
+        assert!(refused.body.contains("key_disabled"), "{revision}: {}", refused.body);
+        bench.one().api.act(&format!("/v1/stream-keys/{}/enable", key.id)).await.expect(200);
+        bench.nodes[0].publish(key.publisher()).await.admitted();
+    }
     bench.stop().await;
 }
 

@@ -200,8 +200,14 @@ async fn a_partition_that_moves_to_another_master_admits_nobody_meanwhile_and_lo
         answers.iter().rev().take_while(|(at, _)| *at > ended).any(|(_, answer)| answer.is_ok())
     })
     .await;
-    // Long enough for the look that finds a partition on a server that it was not on before.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let new_master = &cluster.servers()[moving.to];
+    let about_itself: String = raw_redis::command(new_master, &["INFO", "server"]).await;
+    let memory = format!("onair:{{{:02}}}:memory", first.partition().index());
+    until("the partition was looked at where it is now, and opened there", async || {
+        let opened_by: Option<String> = raw_redis::command(new_master, &["HGET", &memory, "server"]).await;
+        opened_by.is_some_and(|server| about_itself.contains(&format!("run_id:{server}")))
+    })
+    .await;
     soon("the list is right", async || list_is_right(&replica, &node).await).await;
     let answers = comers.stop().await;
     let attempts = at_held_paths.stop().await;

@@ -12,8 +12,8 @@ use onair::{
     },
     redis::{
         Admission, AdmitAnswer, AdmitRequest, Afterwards, Confirmation, Description, EndRequest, Ending, EventKind,
-        FencingToken, Holder, KeyInPlace, KeyProjection, Lease, Observation, ProjectOutcome, Redis, RedisError,
-        SameRevision, Ticket, Watcher,
+        FencingToken, Holder, KeyInPlace, KeyProjection, Lease, Observation, Projected, Redis, RedisError, Ticket,
+        Watcher,
     },
 };
 use support::{
@@ -100,7 +100,7 @@ async fn kinds(redis: &Redis, path: &StreamPath) -> Vec<EventKind> {
 async fn a_stream_is_admitted_confirmed_and_ended_with_one_event_each() {
     let (_server, redis) = stores::redis().await;
     let (key, source_id, node) = (key("live/ada"), source(), node());
-    assert_eq!(redis.project_key(&key).await.unwrap().outcome, ProjectOutcome::Written);
+    assert_eq!(redis.project_key(&key).await.unwrap(), Projected::Written { ended: None });
 
     assert!(is_admitted(&admit(&redis, &key, source_id, None).await));
     let held = redis.stream_on(&key.path).await.unwrap().unwrap();
@@ -331,13 +331,13 @@ async fn revoking_ends_the_stream_and_is_never_undone_by_an_older_word() {
     admit(&redis, &key, source_id, None).await;
     let revoked = KeyProjection { stored_status: KeyStatus::Revoked, revision: Revision(2), ..key.clone() };
     let projected = redis.project_key(&revoked).await.unwrap();
-    let ended = projected.ended.expect("the stream is taken off air");
+    let ended = projected.ended().expect("the stream is taken off air");
     assert!(matches!(ended.state, StreamState::Ended { reason: EndReason::KeyRevoked, .. }));
     assert!(redis.owes_kick(&key.path, source_id).await.unwrap());
 
-    assert_eq!(redis.project_key(&key).await.unwrap().outcome, ProjectOutcome::Older);
+    assert_eq!(redis.project_key(&key).await.unwrap(), Projected::Kept { in_place: Revision(2) });
     assert_eq!(admit(&redis, &key, source(), None).await, Admission::KeyRevoked);
-    assert_eq!(redis.project_key(&revoked).await.unwrap().ended, None, "ending twice is one event");
+    assert_eq!(redis.project_key(&revoked).await.unwrap().ended(), None, "ending twice is one event");
     assert_eq!(kinds(&redis, &key.path).await, [EventKind::Admitted, EventKind::Ended]);
 }
 
@@ -349,7 +349,7 @@ async fn a_new_expiry_reaches_the_stream_that_is_on_air() {
     admit(&redis, &key, source_id, None).await;
     redis.confirm(&key.path, &node(), (source_id, SourceType::RtmpConn), &[]).await.unwrap();
     let soon = KeyProjection { expires_at: at(5_000), revision: Revision(2), ..key.clone() };
-    assert_eq!(redis.project_key(&soon).await.unwrap().ended, None);
+    assert_eq!(redis.project_key(&soon).await.unwrap().ended(), None);
     assert!(matches!(redis.expire_at(&key.path, at(5_000)).await.unwrap(), Ending::Ended(_)));
 }
 
@@ -392,15 +392,12 @@ async fn what_is_revoked_stays_revoked_and_what_is_newer_is_told() {
     let of = |revision, stored_status| KeyProjection { revision: Revision(revision), stored_status, ..key.clone() };
     redis.project_key(&of(5, KeyStatus::Active)).await.unwrap();
     let older = redis.project_key(&of(3, KeyStatus::Disabled)).await.unwrap();
-    assert_eq!((older.outcome, older.newer), (ProjectOutcome::Older, Some(Revision(5))));
+    assert_eq!(older, Projected::Kept { in_place: Revision(5) });
     let same = redis.project_key(&of(5, KeyStatus::Active)).await.unwrap();
-    assert_eq!((same.outcome, same.newer), (ProjectOutcome::Older, None));
+    assert_eq!(same, Projected::Written { ended: None });
     redis.project_key(&of(6, KeyStatus::Revoked)).await.unwrap();
-    for same in [SameRevision::Left, SameRevision::WrittenAgain] {
-        let memory = redis.generations().await.unwrap();
-        let projected = redis.project(&of(7, KeyStatus::Active), same, &memory).await.unwrap();
-        assert_eq!(projected.outcome, ProjectOutcome::Older);
-    }
+    let later = redis.project_key(&of(7, KeyStatus::Active)).await.unwrap();
+    assert_eq!(later, Projected::Kept { in_place: Revision(6) });
     assert_eq!(admit(&redis, &key, source(), None).await, Admission::KeyRevoked);
     let wanted = [of(7, KeyStatus::Active), of(6, KeyStatus::Revoked), of(5, KeyStatus::Revoked)];
     let expected = [KeyInPlace::Revoked, KeyInPlace::Same, KeyInPlace::Newer(Revision(6))];

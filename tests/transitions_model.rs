@@ -242,7 +242,7 @@ impl World {
                     stored_status: KeyStatus::Active,
                     ..self.model.keys[path].clone()
                 };
-                prop_assert_eq!(self.redis.project_key(&late).await.unwrap().ended, None);
+                prop_assert_eq!(self.redis.project_key(&late).await.unwrap().ended(), None);
             }
             Step::Expiry { path, after_ms } => {
                 let expires_at = after_ms.map(|ms| Timestamp::from_ms(self.model.now + ms));
@@ -322,7 +322,7 @@ impl World {
         change(key);
         key.revision.0 += 1;
         let key = key.clone();
-        let ended = self.redis.project_key(&key).await.unwrap().ended;
+        let ended = self.redis.project_key(&key).await.unwrap().ended();
         let expected = match key.stored_status {
             KeyStatus::Active => None,
             status => self.model.held[path].is_some().then(|| format!("key_{status}").parse::<EndReason>().unwrap()),

@@ -19,7 +19,7 @@ use crate::{
     config::AdmissionConfig,
     domain::{KeyId, SecretHash, StreamPath},
     postgres::{Postgres, PostgresError},
-    redis::{KeyProjection, Redis, RedisError, SameRevision},
+    redis::{KeyProjection, Redis, RedisError},
 };
 
 /// The most keys whose look-up is remembered at once.
@@ -91,7 +91,7 @@ impl Lookup {
         };
         let key = found.key;
         let projection = KeyProjection::new(&key, &found.broadcaster_name);
-        self.redis.project(&projection, SameRevision::Left, &memory).await?;
+        self.redis.project(&projection, &memory).await?;
         Ok(Some((key.id, key.path)))
     }
 

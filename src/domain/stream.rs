@@ -246,6 +246,15 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Why it ended; `None` while it is on air.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<EndReason> {
+        match self.state {
+            StreamState::Ended { reason, .. } => Some(reason),
+            StreamState::Connecting { .. } | StreamState::Live { .. } => None,
+        }
+    }
+
     /// Milliseconds on air so far, or in all; zero before it was online.
     #[must_use]
     pub fn duration_ms(&self, now: Timestamp) -> u64 {

@@ -39,7 +39,7 @@ impl Backlog {
         backlog
     }
 
-    /// Whether nobody new may be admitted, because what he does could not be kept.
+    /// Whether nobody new may be admitted, because its transitions could not be recorded.
     #[must_use]
     pub fn refuses(&self) -> bool {
         self.when_full == WhenFull::Refuse && self.entries.load(Ordering::Relaxed) >= self.entries_max

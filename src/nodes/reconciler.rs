@@ -258,9 +258,9 @@ impl Poller {
         let redis = &self.nodes.inner.redis;
         let seen = redis.progress_of_nodes(std::slice::from_ref(&self.node.name)).await?;
         self.memory = Memory::of(seen.into_values());
-        let statuses = redis.node_statuses::<NodeStatus>().await.unwrap_or_default();
+        let statuses = redis.node_statuses::<NodeStatus>().await?;
         self.status = statuses.get(&self.node.name).cloned().unwrap_or_default();
-        self.status.is_asked_again(self.watching_since, self.nodes.inner.config.node_lost_after_ms / BREAK_PART);
+        self.status.note_asked(self.watching_since, self.nodes.inner.config.node_lost_after_ms / BREAK_PART);
         tracing::debug!(node = %self.node.name, "this replica polls the node now");
         Ok(())
     }

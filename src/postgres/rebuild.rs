@@ -46,18 +46,17 @@ impl Postgres {
     }
 
     /// Gives a key a revision above one that Redis holds and this database does not know, because it was restored to an
-    /// older state. Without that no change of the key would take effect. `None` where the key has come that far.
+    /// older state. Without that no change of the key would take effect. `false` where the key has come that far.
     ///
     /// # Errors
     /// Where Postgres does not do it.
-    pub async fn raise_key_revision(&self, id: KeyId, above: Revision) -> Result<Option<KeyWithOwner>, PostgresError> {
+    pub async fn raise_key_revision(&self, id: KeyId, above: Revision) -> Result<bool, PostgresError> {
         let raise = sqlx::query(
             "-- raise_key_revision
              UPDATE stream_keys SET revision = $2 + 1, updated_at = now() WHERE id = $1 AND revision < $2",
         );
         let raise = raise.bind(id.0).bind(above.0);
-        let raised = self.call(async |connection| Ok(raise.execute(connection).await?.rows_affected() == 1)).await?;
-        Ok(if raised { self.stream_keys_by_id(&[id]).await?.pop() } else { None })
+        self.call(async |connection| Ok(raise.execute(connection).await?.rows_affected() == 1)).await
     }
 
     /// The newest epoch that the history knows.

@@ -283,21 +283,24 @@ impl Postgres {
         .await
     }
 
-    /// The oldest changes that Redis may not have heard of, made at least `age_min_ms` ago, at most `keys_max`.
+    /// The oldest changes that Redis may not have heard of, made at least `age_min_ms` ago, at most `keys_max` behind the first
+    /// `passed_over`.
     ///
     /// # Errors
     /// Where Postgres does not answer.
     pub async fn keys_awaiting_projection(
         &self,
         age_min_ms: u32,
+        passed_over: usize,
         keys_max: u16,
     ) -> Result<Vec<KeyWithOwner>, PostgresError> {
         let query = sqlx::query(select_with_owner!(
             "keys_awaiting_projection",
             "WHERE projected_revision < revision AND stream_keys.updated_at <= now() - $1 * interval '1 millisecond'
-             ORDER BY stream_keys.updated_at LIMIT $2"
+             ORDER BY stream_keys.updated_at, stream_keys.id LIMIT $2 OFFSET $3"
         ));
-        let query = query.bind(f64::from(age_min_ms)).bind(i64::from(keys_max));
+        let offset = i64::try_from(passed_over).unwrap_or(i64::MAX);
+        let query = query.bind(f64::from(age_min_ms)).bind(i64::from(keys_max)).bind(offset);
         self.call(async |connection| query.fetch_all(connection).await?.iter().map(key_with_owner).collect()).await
     }
 

@@ -8,7 +8,7 @@ use super::{Rebuild, RebuildError};
 use crate::{
     domain::{KeyId, KeyStatus, Partition, StreamPath, Timestamp},
     postgres::KeyWithOwner,
-    redis::{Generations, KeyInPlace, KeyProjection, SameRevision},
+    redis::{Generations, KeyInPlace, KeyProjection},
 };
 
 /// How many keys are looked at together.
@@ -77,7 +77,8 @@ impl Rebuild {
     }
 
     async fn replace_held_keys(&self, partitions: &[Partition], in_place: &HashSet<KeyId>) -> Result<(), RebuildError> {
-        let mut held: Vec<KeyId> = self.redis.stream_keys().await?.into_iter().filter_map(|found| found.id).collect();
+        let found = self.redis.stream_keys_in(partitions.iter().copied()).await?;
+        let mut held: Vec<KeyId> = found.into_iter().filter_map(|found| found.id).collect();
         held.retain(|id| !in_place.contains(id));
         let mut report = KeysReport::default();
         for some in held.chunks(usize::from(PAGE)) {
@@ -134,16 +135,16 @@ impl Rebuild {
         for (key, in_place) in keys.into_iter().zip(in_place) {
             match in_place {
                 KeyInPlace::Absent if scope != Scope::All || key.key.stored_status == KeyStatus::Revoked => {}
-                KeyInPlace::Absent | KeyInPlace::Older => to_write.push((key, SameRevision::Left)),
-                KeyInPlace::Different(_) => to_write.push((key, SameRevision::WrittenAgain)),
+                KeyInPlace::Absent | KeyInPlace::Older => to_write.push((key, false)),
+                KeyInPlace::Different(_) => to_write.push((key, true)),
                 KeyInPlace::Same => {}
                 KeyInPlace::Newer(_) => report.newer.push((key.key.id, key.key.path.clone())),
                 KeyInPlace::Revoked => report.revoked.push((key.key.id, key.key.path.clone())),
             }
         }
         for some in to_write.chunks(AT_ONCE) {
-            try_join_all(some.iter().map(|(key, same)| self.stream_keys.project(key, *same, memory))).await?;
-            let again = some.iter().filter(|(_, same)| *same == SameRevision::WrittenAgain).count() as u64;
+            try_join_all(some.iter().map(|(key, _)| self.stream_keys.project(key, memory))).await?;
+            let again = some.iter().filter(|(_, is_again)| *is_again).count() as u64;
             report.written += some.len() as u64 - again;
             report.written_again += again;
         }

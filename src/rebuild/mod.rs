@@ -36,8 +36,8 @@ pub(crate) use keys::PAGE;
 pub use streams::{RestoreReport, Restorer};
 pub use watch::{Watch, WatchParts};
 
-/// For how long a partition stays closed at least, so that every replica has noticed that what only it remembers is to be put back, also where
-/// Redis has forgotten which replicas there are. From then on it is waited for. Longer than the period in which replicas look.
+/// The least time that a partition stays closed: more than one period of looking, so that replicas that Redis no longer knows of notice the
+/// loss as well. After that, `open.lua` waits for those that left a note.
 const REMEMBERING: Duration = Duration::from_millis(400);
 /// After what time it is asked again whether a replica that has noticed is ready.
 const AWAITED_AGAIN_AFTER: Duration = Duration::from_millis(20);

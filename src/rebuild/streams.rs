@@ -10,11 +10,9 @@ use crate::{
         Cursor, EndReason, KeyId, NodeName, PageRequest, Partition, Revision, Stream, StreamId, StreamPath,
         StreamState, Timestamp,
     },
-    metrics,
     postgres::{KeyWithOwner, OpenPosition, Postgres, StreamRecord},
-    redis::{
-        Holding, KeyInPlace, KeyProjection, LastWords, Redis, RedisError, RememberedBy, Restore, Restored, SameRevision,
-    },
+    redis::{Holding, KeyInPlace, KeyProjection, LastWords, Redis, RedisError, RememberedBy, Restore, Restored},
+    streams::note_end,
 };
 
 /// How many streams are looked at together.
@@ -183,15 +181,13 @@ impl Restorer {
         let in_place = self.redis.keys_in_place(&projections).await?;
         let to_bring = projections.iter().zip(in_place).filter_map(|(projection, in_place)| match in_place {
             KeyInPlace::Same | KeyInPlace::Newer(_) | KeyInPlace::Revoked => None,
-            KeyInPlace::Absent | KeyInPlace::Older => Some((projection, SameRevision::Left)),
-            KeyInPlace::Different(_) => Some((projection, SameRevision::WrittenAgain)),
+            KeyInPlace::Absent | KeyInPlace::Older | KeyInPlace::Different(_) => Some(projection),
         });
-        let bringing: Vec<_> =
-            to_bring.map(|(projection, same)| self.redis.project(projection, same, &memory)).collect();
+        let bringing: Vec<_> = to_bring.map(|projection| self.redis.project(projection, &memory)).collect();
         let mut bringing = stream::iter(bringing).buffered(AT_ONCE);
         while let Some(brought) = bringing.next().await {
-            if let Some(stream) = brought?.ended
-                && let StreamState::Ended { reason, .. } = stream.state
+            if let Some(stream) = brought?.ended()
+                && let Some(reason) = stream.end_reason()
             {
                 note_end(&stream, reason);
             }
@@ -211,9 +207,9 @@ impl Restorer {
                 tracing::info!(stream_id = %stream.id, path = %stream.path, node = %stream.node, "a stream is back on its path");
                 Ok(Fate::Restored)
             }
-            Restored::Ended(ended) => match ended.state {
-                StreamState::Ended { reason, .. } => Ok(Fate::Ended(reason)),
-                _ => Err(RedisError::Protocol("a stream that ended has not".to_owned()).into()),
+            Restored::Ended(ended) => match ended.end_reason() {
+                Some(reason) => Ok(Fate::Ended(reason)),
+                None => Err(RedisError::Protocol("a stream that ended has not".to_owned()).into()),
             },
             // It was there a moment ago: so was all the rest.
             Restored::KeyAbsent => Err(RedisError::MemoryLost.into()),
@@ -236,14 +232,6 @@ impl Restorer {
         }
         Ok(())
     }
-}
-
-fn note_end(stream: &Stream, reason: EndReason) {
-    metrics::stream_ended(reason);
-    tracing::info!(
-        stream_id = %stream.id, path = %stream.path, node = %stream.node, source_id = %stream.source.id, %reason,
-        "a stream ended"
-    );
 }
 
 impl Rebuild {

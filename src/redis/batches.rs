@@ -37,7 +37,7 @@ const BATCH_MAX: usize = 16;
 const UNDER_WAY_MAX: usize = 4;
 /// The same in a cluster, where few admissions can share a batch.
 const UNDER_WAY_IN_CLUSTER_MAX: usize = 64;
-/// The most admissions that wait for one server. More are answered [`RedisError::Unavailable`].
+/// The most admissions that wait for one server. More are answered [`RedisError::Overloaded`].
 const WAITING_MAX: usize = 10_000;
 
 /// Says who has an admission in hand: taken by whoever sends it, or by its caller, who gives it up.
@@ -97,19 +97,19 @@ impl Batches {
             return Ok(Entered::AtOnce(call));
         }
         if queue.waiting.len() >= WAITING_MAX {
-            return Err(RedisError::Unavailable);
+            return Err(RedisError::Overloaded);
         }
         let (answer, answered) = oneshot::channel();
         queue.waiting.push_back(Waiting { partition, call, ticket: ticket.clone(), answer });
         Ok(Entered::Waits(answered))
     }
 
-    /// Says that one is done. Whether it has not left, because others wait who have to be seen to.
-    fn is_held_up(&self) -> bool {
+    /// Frees this slot, unless callers are queued. True where the slot is kept: whoever gets that must work the queue off.
+    fn keep_slot_if_queued(&self) -> bool {
         let mut queue = self.queue();
-        let others_wait = !queue.waiting.is_empty();
-        queue.under_way -= usize::from(!others_wait);
-        others_wait
+        let is_kept = !queue.waiting.is_empty();
+        queue.under_way -= usize::from(!is_kept);
+        is_kept
     }
 
     fn take(&self) -> Vec<Waiting> {
@@ -142,7 +142,7 @@ struct UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         // Outside of a runtime nobody waits for an answer.
-        if self.server.batches.is_held_up() && Handle::try_current().is_ok() {
+        if self.server.batches.keep_slot_if_queued() && Handle::try_current().is_ok() {
             let (redis, server) = (self.redis.clone(), Arc::clone(&self.server));
             self.redis.inner.tasks.spawn_short("admissions", async move {
                 // Made here, where it runs: a runtime that ends drops at once what it is given, and one made before would give it the
@@ -241,10 +241,10 @@ mod tests {
         let batches = Batches::new(false);
         let at_once = (0..104).filter(|number| enter(&batches, &format!("live/{number}"), &Ticket::default()).unwrap());
         assert_eq!(at_once.collect::<Vec<_>>(), [0, 1, 2, 3]);
-        assert!(batches.is_held_up(), "whoever is done sees to those who wait");
+        assert!(batches.keep_slot_if_queued(), "whoever is done sees to those who wait");
         assert_eq!(sizes(&batches), [16, 16, 16, 16, 16, 16, 4]);
         for _ in 0..UNDER_WAY_MAX {
-            assert!(!batches.is_held_up());
+            assert!(!batches.keep_slot_if_queued());
         }
         assert!(enter(&batches, "live/a", &Ticket::default()).unwrap(), "all have left");
     }
@@ -276,6 +276,6 @@ mod tests {
         for _ in 0..WAITING_MAX {
             enter(&batches, "live/a", &Ticket::default()).unwrap();
         }
-        assert_eq!(enter(&batches, "live/a", &Ticket::default()), Err(RedisError::Unavailable));
+        assert_eq!(enter(&batches, "live/a", &Ticket::default()), Err(RedisError::Overloaded));
     }
 }

@@ -7,7 +7,9 @@ use fred::{
     types::{Value, streams::XCapKind},
 };
 
-use super::{Lane, Redis, RedisError, answer_parts, keys, queued, record::Record, script, unknown_word};
+use super::{
+    Lane, Redis, RedisError, answer_parts, answered_at_all, keys, queued, record::Record, script, unknown_word,
+};
 use crate::domain::{Partition, Progress, Stream, StreamId, Timestamp, words};
 
 words! {
@@ -183,7 +185,8 @@ impl Redis {
     /// Where Redis gives no answer. It may be said again.
     pub async fn put_back_events(&self) -> Result<u64, RedisError> {
         let mut moved = 0;
-        for (partition, count) in Partition::all().zip(self.events_set_aside().await?) {
+        let counts = self.lengths(keys::set_aside).await?;
+        for (partition, count) in Partition::all().zip(counts.into_iter().map(Option::unwrap_or_default)) {
             // No more than there were, since what nobody can read is set aside again meanwhile.
             let mut left = count;
             while left > 0 {
@@ -219,7 +222,8 @@ impl Redis {
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn events_set_aside(&self) -> Result<Vec<u64>, RedisError> {
-        self.lengths(keys::set_aside).await
+        let lengths = self.lengths(keys::set_aside).await?;
+        lengths.into_iter().collect::<Option<_>>().ok_or(RedisError::Unavailable)
     }
 
     /// How many events wait for the history, over all partitions.
@@ -230,23 +234,26 @@ impl Redis {
         Ok(self.event_counts().await?.iter().sum())
     }
 
-    /// How many events wait for the history in each partition.
+    /// How many events wait for the history in each partition. In a cluster, 0 for those of a server that is away: nobody can read them.
     ///
     /// # Errors
     /// Where Redis gives no answer.
     pub async fn event_counts(&self) -> Result<Vec<u64>, RedisError> {
-        self.lengths(keys::events).await
+        Ok(self.lengths(keys::events).await?.into_iter().map(Option::unwrap_or_default).collect())
     }
 
-    async fn lengths(&self, log: impl Fn(Partition) -> String) -> Result<Vec<u64>, RedisError> {
+    /// `None` for those of a server that is away.
+    async fn lengths(&self, log: impl Fn(Partition) -> String) -> Result<Vec<Option<u64>>, RedisError> {
         let partitions: Vec<Partition> = Partition::all().collect();
-        self.pipelined(
-            Lane::Bulk,
-            &partitions,
-            |&partition| log(partition),
-            |pipeline, key, _| queued(pipeline.xlen(key)),
-        )
-        .await
+        let lengths = self
+            .pipelined_apart(
+                Lane::Bulk,
+                &partitions,
+                |&partition| log(partition),
+                |pipeline, key, _| queued(pipeline.xlen(key)),
+            )
+            .await?;
+        answered_at_all(lengths)
     }
 
     /// Forgets the oldest events of some partitions, unread, until each has at most `length_max`; gives how many they were.

@@ -129,6 +129,11 @@ pub(super) fn progress(node: &NodeName) -> String {
     format!("onair:progress:{node}")
 }
 
+/// How every key of a partition begins. As a key by itself, it names the server that holds them.
+pub(super) fn beginning(partition: Partition) -> String {
+    parts(partition, "").concat()
+}
+
 /// What every slot matches, for those who look at all of them.
 pub(super) const EVERY_SLOT: &str = "onair:{*}:slot:*";
 /// What every stream key matches.

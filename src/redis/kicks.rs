@@ -177,7 +177,7 @@ impl Redis {
     ///
     /// # Errors
     /// Where Redis gives no answer. It may be said again.
-    pub async fn kick_is_done(&self, kick: &KickIntent) -> Result<(), RedisError> {
+    pub async fn strike_off_kick(&self, kick: &KickIntent) -> Result<(), RedisError> {
         let key = keys::kicks(kick.path.partition());
         let connection = self.quick(&key)?;
         let field = kick.source_id.to_string();

@@ -270,10 +270,15 @@ impl Redis {
     /// Where Redis gives no answer, or does not hold all that it must: then who is not there may only be forgotten.
     pub async fn stream_certainly_on(&self, path: &StreamPath) -> Result<Option<Stream>, RedisError> {
         // Before, for what is put back is there before the partition opens; and after, for it may be lost in between.
-        self.must_be_open(path.partition()).await?;
+        self.must_be_whole(path.partition()).await?;
         let stream = self.stream_on(path).await?;
-        self.must_be_open(path.partition()).await?;
+        self.must_be_whole(path.partition()).await?;
         Ok(stream)
+    }
+
+    /// Also a partition that nobody has closed yet may lack the last that was written: a server that took over a moment ago has its version.
+    async fn must_be_whole(&self, partition: Partition) -> Result<(), RedisError> {
+        if self.is_open(partition).await? { Ok(()) } else { Err(self.closed()) }
     }
 
     async fn must_be_open(&self, partition: Partition) -> Result<(), RedisError> {

@@ -56,7 +56,7 @@ pub use live::{CHANGES_KEPT, Changes, DueStream, Holders, PartitionVersions};
 pub use memory::Memory;
 pub use nodes::NodeDirectory;
 pub use partitions::{Closed, Generations, Opening};
-pub use projection::{KeyInPlace, KeyProjection, ProjectOutcome, Projected, SameRevision};
+pub use projection::{KeyInPlace, KeyProjection, Projected};
 pub use rebuild::{FoundKey, HistoryOf, Holding, Listings, RememberedBy, Restore, Restored};
 pub use rush::Courtesy;
 pub use settings::RedisSettings;
@@ -71,6 +71,9 @@ pub enum RedisError {
     /// There is no connection now; reconnecting goes on by itself.
     #[error("Redis is not reachable")]
     Unavailable,
+    /// Far more wait for it than it can serve in time. Nothing was sent.
+    #[error("too many wait for Redis")]
+    Overloaded,
     /// No answer within the time limit. The command may or may not be carried out.
     #[error("Redis did not answer in time")]
     Timeout,
@@ -202,7 +205,7 @@ impl Redis {
     /// Where none gives one in time.
     pub async fn ping(&self) -> Result<(), RedisError> {
         let probes: Vec<String> = Partition::all().map(keys::probe).collect();
-        let together = self.inner.servers.together(&probes)?;
+        let together = self.inner.servers.together(&probes);
         let asking = together.iter().map(|places| self.probe(&probes[places[0]]));
         let answers = join_all(asking).await;
         answers.into_iter().min_by_key(Result::is_err).unwrap_or(Err(RedisError::Unavailable))
@@ -287,7 +290,7 @@ impl Redis {
             return Ok(Vec::new());
         }
         let keys: Vec<String> = items.iter().map(key).collect();
-        let together = self.inner.servers.together(&keys)?;
+        let together = self.inner.servers.together(&keys);
         let mut asking = Vec::with_capacity(together.len());
         for places in &together {
             let key = &keys[places[0]];
@@ -304,17 +307,21 @@ impl Redis {
             });
             asking.push(async { sent?.await });
         }
-        let mut answers: Vec<Option<Result<T, RedisError>>> = keys.iter().map(|_| None).collect();
+        // Who holds the others is not known now.
+        let mut answers: Vec<Result<T, RedisError>> = keys.iter().map(|_| Err(RedisError::Unavailable)).collect();
         for (places, told) in together.iter().zip(join_all(asking).await) {
             let told = match told {
                 Ok(told) => told,
                 Err(error) => {
                     for &place in places {
-                        answers[place] = Some(Err(error.clone()));
+                        answers[place] = Err(error.clone());
                     }
                     continue;
                 }
             };
+            if told.len() < places.len() {
+                return Err(RedisError::Protocol("a pipeline was answered in part".to_owned()));
+            }
             for (&place, told) in places.iter().zip(told) {
                 let value = match told {
                     Told::Value(value) => Ok(value),
@@ -323,11 +330,10 @@ impl Redis {
                     }
                 };
                 let read = |value| T::from_value(value).map_err(|error| RedisError::from_fred(&error));
-                answers[place] = Some(value.and_then(read));
+                answers[place] = value.and_then(read);
             }
         }
-        let missing = || Err(RedisError::Protocol("a pipeline was answered in part".to_owned()));
-        Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
+        Ok(answers)
     }
 
     /// Carries out one command as [`Self::pipelined`] does.
@@ -355,15 +361,19 @@ impl Redis {
     }
 }
 
-/// What those said who gave an answer. An error where nobody did, or somebody said something else than it should be.
+/// What those said who gave an answer: a server that is silent, full, or without its replicas, costs its own only. An error where nobody
+/// did.
 fn answered_at_all<T>(answers: Vec<Result<T, RedisError>>) -> Result<Vec<Option<T>>, RedisError> {
     let nobody = answers.iter().all(Result::is_err);
-    let unless_silent = |answer: Result<T, RedisError>| match answer {
+    let unless_nobody = |answer: Result<T, RedisError>| match answer {
         Ok(answer) => Ok(Some(answer)),
-        Err(error) if error.is_silence() && !nobody => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if nobody => Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "a part of what was asked for was not answered");
+            Ok(None)
+        }
     };
-    answers.into_iter().map(unless_silent).collect()
+    answers.into_iter().map(unless_nobody).collect()
 }
 
 /// What came of putting a command into a pipeline, which takes it without waiting.

@@ -154,6 +154,14 @@ impl Redis {
         Ok(Generations(answered_at_all(names)?.into_iter().map(|names| names.map(name)).collect()))
     }
 
+    /// Whether a partition holds all that it must. Closed, where that is not certain, as by [`Self::closed_partitions`].
+    ///
+    /// # Errors
+    /// Where Redis gives no answer.
+    pub async fn is_open(&self, partition: Partition) -> Result<bool, RedisError> {
+        Ok(self.check_partition(partition, None).await?.is_none())
+    }
+
     async fn check_partition(&self, partition: Partition, replica: Option<Uuid>) -> Result<Option<Closed>, RedisError> {
         let replica = replica.map(|replica| replica.simple().to_string()).unwrap_or_default();
         let answer = self.run(&script::CHECK, names(partition), vec![replica]).await?;

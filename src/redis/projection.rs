@@ -1,7 +1,8 @@
 //! What admission must know of stream keys, as Postgres says it.
 //!
 //! Invariants:
-//! - A projection never overwrites one of a higher revision.
+//! - A projection never overwrites one of a higher revision. One of the same revision is written again: it says the same, unless somebody
+//!   tampered with what is in place, or Postgres was restored and counts its changes anew.
 //! - What is revoked stays revoked.
 //! - What was read from Postgres before Redis lost its memory is not written into the memory after it: revisions compare only
 //!   within one.
@@ -70,24 +71,30 @@ impl KeyProjection {
     }
 }
 
-/// Whether a projection was newer than what Redis held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProjectOutcome {
-    /// It was, and is in effect.
-    Written,
-    /// Redis holds this one or a newer one.
-    Older,
-}
-
 /// What `project` did.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Projected {
-    /// Whether it was newer.
-    pub outcome: ProjectOutcome,
-    /// The stream that this took off air. Its kick is recorded already.
-    pub ended: Option<Stream>,
-    /// The revision that Redis holds, where that is a newer one.
-    pub newer: Option<Revision>,
+pub enum Projected {
+    /// It is in effect.
+    Written {
+        /// The stream that this took off air. Its kick is recorded already.
+        ended: Option<Box<Stream>>,
+    },
+    /// Redis holds a newer one, or has the key revoked, and keeps that.
+    Kept {
+        /// The revision that Redis holds.
+        in_place: Revision,
+    },
+}
+
+impl Projected {
+    /// The stream that this took off air.
+    #[must_use]
+    pub fn ended(self) -> Option<Stream> {
+        match self {
+            Self::Written { ended } => ended.map(|stream| *stream),
+            Self::Kept { .. } => None,
+        }
+    }
 }
 
 /// Which projection of a key is in place, compared with what Postgres says.
@@ -105,15 +112,6 @@ pub enum KeyInPlace {
     Newer(Revision),
     /// Revoked, which Postgres does not know any more. It stays so.
     Revoked,
-}
-
-/// Whether a projection of the same revision is written over the one in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SameRevision {
-    /// No: it says the same.
-    Left,
-    /// Yes: the one in place was found to be different.
-    WrittenAgain,
 }
 
 impl KeyProjection {
@@ -161,7 +159,7 @@ impl Redis {
     /// # Errors
     /// As [`Redis::project`].
     pub async fn project_key(&self, key: &KeyProjection) -> Result<Projected, RedisError> {
-        self.project(key, SameRevision::Left, &self.generations().await?).await
+        self.project(key, &self.generations().await?).await
     }
 
     /// Brings a key's present state into effect. `before` is the memory that Redis had before Postgres was asked for it. See
@@ -170,29 +168,17 @@ impl Redis {
     /// # Errors
     /// [`RedisError::MemoryLost`] where Redis has another memory than that: Postgres has to be asked again. Or where Redis
     /// gives no answer; it may be said again.
-    pub async fn project(
-        &self,
-        key: &KeyProjection,
-        same: SameRevision,
-        before: &Generations,
-    ) -> Result<Projected, RedisError> {
+    pub async fn project(&self, key: &KeyProjection, before: &Generations) -> Result<Projected, RedisError> {
         let partition = key.path.partition();
         let mut keys = keys::transition(&key.path);
         keys.extend([keys::stream_key(&key.path, key.secret_hash), keys::memory(partition)]);
         let mut arguments = vec![String::new()];
         arguments.extend(key.fields().map(|(_, value)| value));
-        arguments.push(if same == SameRevision::WrittenAgain { "again".to_owned() } else { String::new() });
         arguments.push(before.of(partition)?.to_owned());
         let (word, mut rest) = answer_parts(self.run(&script::PROJECT, keys, arguments).await?)?;
         match word.as_str() {
-            "written" => {
-                Ok(Projected { outcome: ProjectOutcome::Written, ended: next_stream(&mut rest)?, newer: None })
-            }
-            "older" => {
-                let in_place = Revision(next(&script::PROJECT, &mut rest)?);
-                let newer = (in_place > key.revision).then_some(in_place);
-                Ok(Projected { outcome: ProjectOutcome::Older, ended: None, newer })
-            }
+            "written" => Ok(Projected::Written { ended: next_stream(&mut rest)?.map(Box::new) }),
+            "kept" => Ok(Projected::Kept { in_place: Revision(next(&script::PROJECT, &mut rest)?) }),
             "forgotten" => Err(RedisError::MemoryLost),
             word => Err(unknown_word("project", word)),
         }

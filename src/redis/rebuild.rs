@@ -204,25 +204,49 @@ impl Redis {
     /// # Errors
     /// Where Redis gives no answer, or has too many keys.
     pub async fn slots(&self) -> Result<Vec<StreamPath>, RedisError> {
-        let names = self.scan(keys::EVERY_SLOT).await?;
+        let names = self.scan(keys::EVERY_SLOT, Partition::all()).await?;
         Ok(names.iter().filter_map(|name| keys::path_of_slot(name)).collect())
     }
 
-    /// Every projection of a stream key. Looks at every key of Redis, a part at a time: for commands of people, and for a Redis
-    /// that has lost its memory and holds little.
+    /// Every projection of a stream key. Looks at every key of Redis, a part at a time: for commands of people.
     ///
     /// # Errors
     /// As [`Redis::slots`].
     pub async fn stream_keys(&self) -> Result<Vec<FoundKey>, RedisError> {
-        let names = self.scan(keys::EVERY_STREAM_KEY).await?;
+        self.stream_keys_in(Partition::all()).await
+    }
+
+    /// Every projection of a stream key in some partitions. Looks at every key of the servers that hold these: for those that have lost their
+    /// memory and hold little.
+    ///
+    /// # Errors
+    /// As [`Redis::slots`].
+    pub async fn stream_keys_in(
+        &self,
+        partitions: impl Iterator<Item = Partition>,
+    ) -> Result<Vec<FoundKey>, RedisError> {
+        let partitions: Vec<Partition> = partitions.collect();
+        let beginnings: Vec<String> = partitions.iter().map(|&partition| keys::beginning(partition)).collect();
+        let mut names = self.scan(keys::EVERY_STREAM_KEY, partitions.into_iter()).await?;
+        names.retain(|name| beginnings.iter().any(|beginning| name.starts_with(beginning)));
         self.identify(names.into_iter().collect()).await
     }
 
-    async fn scan(&self, pattern: &str) -> Result<HashSet<String>, RedisError> {
+    /// The names of all keys that are like `pattern`, and lie on the servers that hold some partitions.
+    async fn scan(
+        &self,
+        pattern: &str,
+        partitions: impl Iterator<Item = Partition>,
+    ) -> Result<HashSet<String>, RedisError> {
+        let beginnings: Vec<String> = partitions.map(keys::beginning).collect();
+        let together = self.inner.servers.together(&beginnings);
+        if together.iter().map(Vec::len).sum::<usize>() < beginnings.len() {
+            return Err(RedisError::Unavailable);
+        }
         let reading = async {
             let mut names = HashSet::new();
-            for connection in self.inner.servers.each() {
-                let connection = connection?;
+            for places in &together {
+                let connection = self.bulk(&beginnings[places[0]])?;
                 let mut found = std::pin::pin!(connection.scan_buffered(pattern, Some(SCAN_STEP), None));
                 // A key may be told twice.
                 while let Some(key) = found.next().await {

@@ -90,6 +90,7 @@ impl Redis {
         };
         self.inner.servers.failed(&error);
         if RedisError::is_noscript(&error) {
+            tracing::debug!(script = script.name, "Redis does not hold the script: sending it");
             return Box::pin(self.send_whole(&connection, script, call)).await;
         }
         if RedisError::is_moved(&error) && self.inner.servers.may_change() {
@@ -109,7 +110,6 @@ impl Redis {
     }
 
     async fn send_whole(&self, connection: &Connection, script: &Script, call: &Call) -> Result<Value, RedisError> {
-        tracing::debug!(script = script.name, "Redis does not hold the script: sending it");
         self.limited(connection.eval(script.source, call.keys(), call.arguments())).await
     }
 }

@@ -196,18 +196,20 @@ impl Servers {
         matches!(self.form, Form::Cluster(_))
     }
 
-    /// Which of `keys` lie together: their places in the order given, for each server.
-    pub(super) fn together(&self, keys: &[String]) -> Result<Vec<Vec<usize>>, RedisError> {
+    /// Which of `keys` lie together: their places in the order given, for each server. Those that no server is known for are left out.
+    pub(super) fn together(&self, keys: &[String]) -> Vec<Vec<usize>> {
         let map = self.map();
         if map.slots.is_none() {
-            return Ok(vec![(0..keys.len()).collect()]);
+            return vec![(0..keys.len()).collect()];
         }
         let mut groups = vec![Vec::new(); map.servers.len()];
         for (place, key) in keys.iter().enumerate() {
-            groups[self.found(map.holder(key))?].push(place);
+            if let Ok(server) = self.found(map.holder(key)) {
+                groups[server].push(place);
+            }
         }
         groups.retain(|group| !group.is_empty());
-        Ok(groups)
+        groups
     }
 
     /// A connection to the server that receives a slot. One that holds none yet is not on the map, and is not asked.
@@ -237,8 +239,8 @@ impl Servers {
         }
     }
 
-    /// Has every connection take a write, where one was told that its server takes none any more. fred connects those anew that hear the
-    /// same; one on which only reads came by would read from the old server for as long as they do.
+    /// After a READONLY answer, writes on every connection: fred reconnects only those that get READONLY themselves, and one that is used
+    /// for reads alone would stay with the demoted server.
     async fn write_on_all(&self) {
         if !self.is_demoted.swap(false, Ordering::Relaxed) {
             return;

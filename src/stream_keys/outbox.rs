@@ -6,10 +6,11 @@ use futures_util::future::join_all;
 
 use super::{StreamKeys, StreamKeysError};
 use crate::{
-    domain::{KeyId, Revision, Stream, StreamState},
+    domain::{KeyId, Partition, Revision, Stream},
     metrics,
     postgres::{KeyWithOwner, PostgresError},
-    redis::{Generations, KeyProjection, Projected, RedisError, SameRevision},
+    redis::{Generations, KeyProjection, Projected, RedisError},
+    streams::note_end,
 };
 
 /// How long a change is left to whoever made it, in milliseconds: longer than a command to Redis may take. Their answer
@@ -22,6 +23,9 @@ const BATCH_KEYS_MAX: u16 = 500;
 /// How many keys are projected at once.
 const PROJECTIONS_IN_FLIGHT_MAX: usize = 32;
 
+/// How many keys that have to wait are read in one look to find others behind them.
+const PASSED_OVER_MAX: usize = 10_000;
+
 /// What one look into the outbox did.
 #[derive(Debug, Default)]
 pub struct ProjectReport {
@@ -31,6 +35,8 @@ pub struct ProjectReport {
     pub ended: Vec<Stream>,
     /// Why Redis did not take the rest.
     pub stopped_by: Option<RedisError>,
+    /// The partitions whose server did not: their keys wait, and those of others behind them do not.
+    pub unreached: HashSet<Partition>,
 }
 
 impl StreamKeys {
@@ -41,19 +47,24 @@ impl StreamKeys {
     /// # Errors
     /// Where Postgres does not answer.
     pub async fn project_pending(&self) -> Result<ProjectReport, PostgresError> {
-        let mut report = ProjectReport::default();
+        let (mut report, mut passed_over) = (ProjectReport::default(), 0);
         loop {
             let memory = self.redis.generations().await;
-            let waiting = self.postgres.keys_awaiting_projection(LEFT_TO_ITS_MAKER_MS, BATCH_KEYS_MAX).await?;
+            let waiting =
+                self.postgres.keys_awaiting_projection(LEFT_TO_ITS_MAKER_MS, passed_over, BATCH_KEYS_MAX).await?;
+            let projected_before = report.projected;
             self.project_all(&waiting, memory, &mut report).await?;
-            if report.stopped_by.is_some() || waiting.len() < usize::from(BATCH_KEYS_MAX) {
+            passed_over += waiting.len() - (report.projected - projected_before);
+            let is_last = waiting.len() < usize::from(BATCH_KEYS_MAX) || passed_over >= PASSED_OVER_MAX;
+            if is_last || report.unreached.len() == usize::from(Partition::COUNT) {
                 metrics::outbox_pending(self.postgres.count_keys_awaiting_projection().await?);
                 return Ok(report);
             }
         }
     }
 
-    /// Projects keys, and notes what Redis has. In a cluster, those of a server that is away wait, and not the others among them. `memory` is from before they were read.
+    /// Projects keys, and notes what Redis has. In a cluster, those of a server that is away wait, and not the others among them.
+    /// `memory` is from before they were read.
     pub(super) async fn project_all(
         &self,
         keys: &[KeyWithOwner],
@@ -64,16 +75,16 @@ impl StreamKeys {
             Ok(memory) => memory,
             Err(error) => {
                 report.stopped_by = Some(error);
+                report.unreached.extend(Partition::all());
                 return Ok(());
             }
         };
         let mut done: Vec<(KeyId, Revision)> = Vec::with_capacity(keys.len());
-        let mut silent = HashSet::new();
         for some in keys.chunks(PROJECTIONS_IN_FLIGHT_MAX) {
             // A server that gives no answer is not asked again for the keys behind.
-            let some: Vec<&KeyWithOwner> =
-                some.iter().filter(|key| !silent.contains(&key.key.path.partition())).collect();
-            let projecting = some.iter().map(|key| self.project_at_last(key, SameRevision::Left, &memory));
+            let is_reached = |key: &&KeyWithOwner| !report.unreached.contains(&key.key.path.partition());
+            let some: Vec<&KeyWithOwner> = some.iter().filter(is_reached).collect();
+            let projecting = some.iter().map(|key| self.project_at_last(key, &memory));
             for (key, outcome) in some.iter().zip(join_all(projecting).await) {
                 match outcome {
                     Ok((id, revision, ended)) => {
@@ -81,7 +92,7 @@ impl StreamKeys {
                         report.ended.extend(ended);
                     }
                     Err(NotProjected::Redis(error)) => {
-                        silent.insert(key.key.path.partition());
+                        report.unreached.insert(key.key.path.partition());
                         report.stopped_by = Some(error);
                     }
                     Err(NotProjected::Postgres(error)) => return Err(error),
@@ -100,13 +111,11 @@ impl StreamKeys {
         memory: Result<Generations, RedisError>,
     ) -> Result<Option<Stream>, StreamKeysError> {
         let projected = match memory {
-            Ok(memory) => self.project_at_last(changed, SameRevision::Left, &memory).await,
+            Ok(memory) => self.project_at_last(changed, &memory).await,
             Err(error) => Err(error.into()),
         };
         let projected = match projected {
-            Err(NotProjected::Redis(RedisError::MemoryLost)) => {
-                self.read_and_project(changed.key.id, SameRevision::Left).await
-            }
+            Err(NotProjected::Redis(RedisError::MemoryLost)) => self.project_by_id(changed.key.id).await,
             projected => projected,
         };
         let (id, revision, ended) = projected.map_err(|error| {
@@ -123,20 +132,18 @@ impl StreamKeys {
 
     /// Makes Redis hold a key as Postgres has it, whatever it holds.
     pub(crate) async fn project_anew(&self, id: KeyId) -> Result<(), NotProjected> {
-        self.read_and_project(id, SameRevision::WrittenAgain).await.map(drop)
+        self.project_by_id(id).await.map(drop)
     }
 
     /// Brings into Redis what Postgres says of a key by now.
-    async fn read_and_project(
-        &self,
-        id: KeyId,
-        same: SameRevision,
-    ) -> Result<(KeyId, Revision, Option<Stream>), NotProjected> {
+    async fn project_by_id(&self, id: KeyId) -> Result<(KeyId, Revision, Option<Stream>), NotProjected> {
         let memory = self.redis.generations().await?;
-        match self.postgres.stream_keys_by_id(&[id]).await?.pop() {
-            Some(key) => self.project_at_last(&key, same, &memory).await,
-            None => Err(PostgresError::Protocol("a key that was changed is gone".to_owned()).into()),
-        }
+        self.project_at_last(&self.key_by_id(id).await?, &memory).await
+    }
+
+    async fn key_by_id(&self, id: KeyId) -> Result<KeyWithOwner, PostgresError> {
+        let key = self.postgres.stream_keys_by_id(&[id]).await?.pop();
+        key.ok_or_else(|| PostgresError::Protocol("a key that was changed is gone".to_owned()))
     }
 
     /// Projects a key so that it is in effect, whatever revision Redis holds: a Postgres that was restored to an older state
@@ -144,37 +151,33 @@ impl StreamKeys {
     async fn project_at_last(
         &self,
         key: &KeyWithOwner,
-        same: SameRevision,
         memory: &Generations,
     ) -> Result<(KeyId, Revision, Option<Stream>), NotProjected> {
-        let projected = self.project(key, same, memory).await?;
         let (id, revision) = (key.key.id, key.key.revision);
-        let Some(newer) = projected.newer else { return Ok((id, revision, projected.ended)) };
-        // None where the newer one is a change that came after this: that one is in effect, and this one with it.
-        let Some(raised) = self.postgres.raise_key_revision(id, newer).await? else { return Ok((id, revision, None)) };
-        tracing::warn!(key_id = %id, in_redis = newer.0, in_postgres = revision.0,
-            "Redis held a newer revision of a stream key than Postgres, which seems to have been restored: raised");
-        let projected = self.project(&raised, SameRevision::Left, memory).await?;
-        Ok((id, raised.key.revision, projected.ended))
+        let in_place = match self.project(key, memory).await? {
+            Projected::Kept { in_place } if in_place > revision => in_place,
+            // Also where it is revoked in Redis: so it stays.
+            in_effect => return Ok((id, revision, in_effect.ended())),
+        };
+        let raised = self.postgres.raise_key_revision(id, in_place).await?;
+        if raised {
+            tracing::warn!(key_id = %id, in_redis = in_place.0, in_postgres = revision.0,
+                "Redis held a newer revision of a stream key than Postgres, which seems to have been restored: raised");
+        }
+        // Where it was not, a later change has come as far: this one is part of it, and it may be one that Redis takes for its own.
+        let latest = self.key_by_id(id).await?;
+        // Where Redis holds a newer one now, that was written since, by whoever made a change after this one.
+        Ok((id, latest.key.revision, self.project(&latest, memory).await?.ended()))
     }
 
     /// Brings what Postgres says of a key into Redis, unless that knows better. `memory` is from before Postgres was asked.
-    pub(crate) async fn project(
-        &self,
-        key: &KeyWithOwner,
-        same: SameRevision,
-        memory: &Generations,
-    ) -> Result<Projected, RedisError> {
+    pub(crate) async fn project(&self, key: &KeyWithOwner, memory: &Generations) -> Result<Projected, RedisError> {
         let projection = KeyProjection::new(&key.key, &key.broadcaster_name);
-        let projected = self.redis.project(&projection, same, memory).await?;
-        if let Some(stream) = &projected.ended
-            && let StreamState::Ended { reason, .. } = stream.state
+        let projected = self.redis.project(&projection, memory).await?;
+        if let Projected::Written { ended: Some(stream) } = &projected
+            && let Some(reason) = stream.end_reason()
         {
-            metrics::stream_ended(reason);
-            tracing::info!(
-                stream_id = %stream.id, path = %stream.path, node = %stream.node, source_id = %stream.source.id,
-                key_id = %key.key.id, %reason, "a stream ended"
-            );
+            note_end(stream, reason);
         }
         Ok(projected)
     }

@@ -3,14 +3,13 @@
 //! Invariant: whether something is due is decided in Redis, by its clock. Every replica looks; who comes second finds
 //! nothing to do.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::note_end;
 use crate::{
-    domain::StreamState,
     lifecycle::{TaskError, every},
     redis::{Ending, Redis, RedisError},
 };
@@ -23,27 +22,35 @@ const DUE_MAX: i64 = 200;
 pub(super) async fn keep(redis: Redis, kick_owed: Arc<Notify>, stopping: CancellationToken) -> Result<(), TaskError> {
     let mut ticker = every(PERIOD_MS, &stopping);
     while ticker.beat().await {
-        match end_what_is_due(&redis).await {
-            Ok(0) => {}
-            Ok(_) => kick_owed.notify_one(),
-            Err(error) => {
-                tracing::debug!(%error, "deadlines could not be kept; they are kept as soon as Redis is back");
-            }
+        let kept = end_what_is_due(&redis, &kick_owed).await;
+        if let Err(error) = kept {
+            tracing::debug!(%error, "deadlines could not be kept; they are kept as soon as Redis is back");
         }
     }
     Ok(())
 }
 
-/// How many streams were ended.
-async fn end_what_is_due(redis: &Redis) -> Result<u32, RedisError> {
-    let mut ended = 0;
+/// Ends the streams whose time is over. In a cluster, those of a server that is away, or refuses, wait, and nobody waits for them.
+async fn end_what_is_due(redis: &Redis, kick_owed: &Notify) -> Result<(), RedisError> {
+    let (mut unreached, mut outcome) = (HashSet::new(), Ok(()));
     for path in redis.due(DUE_MAX).await? {
-        if let Ending::Ended(stream) = redis.expire(&path).await? {
-            if let StreamState::Ended { reason, .. } = stream.state {
-                note_end(&stream, reason);
+        let partition = path.partition();
+        if unreached.contains(&partition) {
+            continue;
+        }
+        match redis.expire(&path).await {
+            Ok(Ending::Ended(stream)) => {
+                if let Some(reason) = stream.end_reason() {
+                    note_end(&stream, reason);
+                }
+                kick_owed.notify_one();
             }
-            ended += 1;
+            Ok(Ending::OtherSource | Ending::NotHeld | Ending::NotDue) => {}
+            Err(error) => {
+                unreached.insert(partition);
+                outcome = Err(error);
+            }
         }
     }
-    Ok(ended)
+    outcome
 }

@@ -7,8 +7,8 @@
 //!   way share the next one, so ten thousand callers cost as many round trips as ten.
 //! - Only what changed is read again, and only that is put into the view: a check costs what has changed, not what is on air.
 //!   Where it is little, it comes in the same round trip in which it is found.
-//! - A Redis that lost its memory is not believed that nothing is on air: until it has it back, the last view stands for what
-//!   is missing, marked as stale. What a replica remembers so is put back by the rebuild.
+//! - A Redis that lost its memory, or the last of it, is not believed that nothing is on air: until it has it back, the last view
+//!   stands for what is missing, marked as stale. What a replica remembers so is put back by the rebuild.
 //! - Without Redis the last view is handed out, marked as stale: it is never empty because something is away. Before the
 //!   first one there is none.
 
@@ -154,14 +154,17 @@ impl Keeper {
     async fn refresh(&mut self) -> Result<(), RedisError> {
         let as_of = Timestamp::now();
         let Changes { versions: told, told: few } = self.redis.changes_since(&self.versions).await?;
-        let is_whole = !told.contains(&CLOSED);
+        let (mut versions, mut is_whole) = (told, true);
+        for partition in Partition::all() {
+            let (version, known) = (&mut versions[partition.index()], self.versions[partition.index()]);
+            // A version goes back where writes were lost. Then its partition is closed by now, or was opened anew by a clock that is behind.
+            if *version == CLOSED || (*version < known && !self.redis.is_open(partition).await?) {
+                // What was known of it is still the best that there is.
+                (*version, is_whole) = (known, false);
+            }
+        }
         if !is_whole && !self.has_read {
             return Err(RedisError::MemoryLost);
-        }
-        // What was known of a closed partition is still the best that there is.
-        let mut versions = told;
-        for (version, known) in versions.iter_mut().zip(self.versions) {
-            *version = if *version == CLOSED { known } else { *version };
         }
         let changed = self.changed(&versions, &few);
         let mut next = Snapshot::clone(&self.current);
@@ -195,7 +198,6 @@ impl Keeper {
             if now == known || told.iter().any(|(of, _)| *of == partition) {
                 continue;
             }
-            // A version that went back is that of a Redis that lost its memory.
             match now.checked_sub(known) {
                 Some(count @ 1..=CHANGES_KEPT) => {
                     changed.since.push((partition, known));

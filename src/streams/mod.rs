@@ -22,12 +22,12 @@ pub use snapshot::{ProgressBySource, Snapshot};
 
 use crate::{
     domain::{
-        EndReason, Metadata, NodeName, Page, PageRequest, Progress, SourceId, SourceType, Stream, StreamId, StreamInfo,
-        StreamPath, StreamState, StreamStateWord, Timestamp,
+        ChangedBy, EndReason, Metadata, NodeName, Page, PageRequest, Progress, SourceId, SourceType, Stream, StreamId,
+        StreamInfo, StreamPath, StreamState, StreamStateWord, Timestamp,
     },
     lifecycle::Tasks,
     metrics,
-    postgres::{EndedFilter, EndedPosition, Postgres, PostgresError, StreamRecord, Totals},
+    postgres::{Deed, EndedFilter, EndedPosition, Postgres, PostgresError, StreamRecord, Totals},
     redis::{Afterwards, Confirmation, Description, EndRequest, Ending, Holder, Redis, RedisError},
 };
 
@@ -82,8 +82,19 @@ pub struct StreamDetails {
     pub totals: Option<Totals>,
     /// When this was true.
     pub as_of: Timestamp,
-    /// Whether Redis could not be asked, so that this is the last that was known.
-    pub stale: bool,
+    /// Set where Redis could not be asked, so that this is the last that was known.
+    pub stale: Option<RedisError>,
+}
+
+impl StreamDetails {
+    /// An error where Redis may have forgotten the stream: whoever is about to change it would be told that it is over. Whatever else keeps
+    /// Redis from being asked, it says so itself, or is about others.
+    fn must_be_remembered(&self) -> Result<(), StreamsError> {
+        match &self.stale {
+            Some(error @ RedisError::MemoryLost) => Err(error.clone().into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A change of what viewers are told. An absent field stays as it is, and `Some(None)` clears it.
@@ -169,7 +180,7 @@ impl Streams {
     /// [`StreamsError::NotFound`], or where a store that is needed gives no answer.
     pub async fn details(&self, id: StreamId) -> Result<StreamDetails, StreamsError> {
         let view = self.live.now().await?;
-        let (as_of, stale) = (view.snapshot.as_of, view.stale.is_some());
+        let (as_of, stale) = (view.snapshot.as_of, view.stale);
         if let Some(stream) = view.snapshot.by_id(id) {
             let progress = view.snapshot.progress_of(stream).cloned();
             return Ok(StreamDetails { stream: Stream::clone(stream), progress, totals: None, as_of, stale });
@@ -200,23 +211,40 @@ impl Streams {
     }
 
     /// Changes what is told about a stream: while it is on air, or in the history, where a reference to its recording
-    /// usually comes.
+    /// usually comes. Who did it is noted in the audit log, if Postgres takes it.
     ///
     /// # Errors
     /// [`StreamsError::NotFound`], or where the store that has it gives no answer: then nothing is promised.
-    pub async fn patch(&self, id: StreamId, patch: &StreamPatch) -> Result<StreamDetails, StreamsError> {
+    pub async fn patch(
+        &self,
+        id: StreamId,
+        patch: &StreamPatch,
+        by: &ChangedBy,
+    ) -> Result<StreamDetails, StreamsError> {
+        let (details, fields) = self.describe(id, patch).await?;
+        if !fields.is_empty() {
+            self.postgres.note_deed(by, Deed::StreamChanged(&details.stream, &fields)).await;
+        }
+        Ok(details)
+    }
+
+    /// The stream as it is then, and the names of the fields that were changed.
+    async fn describe(
+        &self,
+        id: StreamId,
+        patch: &StreamPatch,
+    ) -> Result<(StreamDetails, Vec<&'static str>), StreamsError> {
         for _ in 0..PATCH_TRIES {
             let details = self.details(id).await?;
             let info = patch.apply(&details.stream);
+            let fields = changed_fields(&details.stream.info, &info);
             if details.stream.state.word() != StreamStateWord::Ended {
-                if details.stale {
-                    return Err(RedisError::Unavailable.into());
-                }
+                details.must_be_remembered()?;
                 if let Description::Written(stream) = self.redis.describe(&details.stream, &info).await? {
-                    return Ok(StreamDetails { stream: *stream, ..details });
+                    return Ok((StreamDetails { stream: *stream, ..details }, fields));
                 }
             } else if self.postgres.describe_ended(&details.stream, &info).await? {
-                return Ok(StreamDetails { stream: Stream { info, ..details.stream }, ..details });
+                return Ok((StreamDetails { stream: Stream { info, ..details.stream }, ..details }, fields));
             }
             // It ended meanwhile, its end is not in the history yet, or somebody else changed it: read again.
             tokio::time::sleep(PATCH_PAUSE).await;
@@ -248,11 +276,14 @@ impl Streams {
         }
     }
 
+    /// Notes in the audit log, if Postgres takes it, that somebody took this stream off air.
+    pub async fn note_stop(&self, stopped: &Stream, by: &ChangedBy) {
+        self.postgres.note_deed(by, Deed::StreamStopped(stopped)).await;
+    }
+
     async fn on_air(&self, id: StreamId) -> Result<StreamDetails, StreamsError> {
         let details = self.details(id).await?;
-        if details.stale {
-            return Err(RedisError::Unavailable.into());
-        }
+        details.must_be_remembered()?;
         match details.stream.state {
             StreamState::Ended { .. } => Err(StreamsError::Ended),
             _ => Ok(details),
@@ -296,10 +327,22 @@ impl Streams {
     }
 }
 
-fn note_end(stream: &Stream, reason: EndReason) {
+/// The names of the fields in which two descriptions differ.
+fn changed_fields(before: &StreamInfo, after: &StreamInfo) -> Vec<&'static str> {
+    let fields = [
+        ("title", before.title != after.title),
+        ("description", before.description != after.description),
+        ("metadata", before.metadata != after.metadata),
+        ("recording", before.recording != after.recording),
+    ];
+    fields.into_iter().filter_map(|(name, is_changed)| is_changed.then_some(name)).collect()
+}
+
+/// Counts the end of a stream, and says so in the log.
+pub(crate) fn note_end(stream: &Stream, reason: EndReason) {
     metrics::stream_ended(reason);
     tracing::info!(
-        stream_id = %stream.id, path = %stream.path, node = %stream.node, source_id = %stream.source.id, %reason,
-        "a stream ended"
+        stream_id = %stream.id, path = %stream.path, node = %stream.node, source_id = %stream.source.id,
+        key_id = %stream.key_id, %reason, "a stream ended"
     );
 }

@@ -33,17 +33,31 @@ pub fn key_of(path: &str) -> String {
     format!("onair:{{{}}}:live", path.partition())
 }
 
-/// So many stream keys for paths that the first master of a cluster holds.
-pub async fn keys_on_the_first_master(stack: &Stack, replica: &Replica, count: usize) -> Vec<TestKey> {
-    let (mut keys, mut number) = (Vec::new(), 0);
-    while keys.len() < count {
+/// So many stream keys for paths that one master of a cluster holds.
+pub async fn keys_on_master(master: usize, stack: &Stack, replica: &Replica, count: usize) -> Vec<TestKey> {
+    let mut keys = Vec::new();
+    for path in paths_on_master(master, stack, count).await {
+        keys.push(replica.key(&path).await);
+    }
+    keys
+}
+
+/// So many paths that one master of a cluster holds.
+pub async fn paths_on_master(master: usize, stack: &Stack, count: usize) -> Vec<String> {
+    let (mut paths, mut number) = (Vec::new(), 0);
+    let mut masters = HashMap::new();
+    while paths.len() < count {
         let path = format!("live/{number}");
-        if stack.redis.master_of(&key_of(&path)).await == 0 {
-            keys.push(replica.key(&path).await);
+        let key = key_of(&path);
+        if !masters.contains_key(&key) {
+            masters.insert(key.clone(), stack.redis.master_of(&key).await);
+        }
+        if masters[&key] == master {
+            paths.push(path);
         }
         number += 1;
     }
-    keys
+    paths
 }
 
 impl Failover {

@@ -15,6 +15,7 @@ use crate::{
     },
     postgres::StreamRecord,
     redis::{Afterwards, EndRequest, Ending, Holder, KickIntent, Observation, RememberedBy, Watcher},
+    streams::note_end,
 };
 
 /// How many questions besides are open at once.
@@ -83,13 +84,7 @@ impl Poller {
             progress: self.memory.progress_of(stream.source.id),
         };
         match self.nodes.inner.redis.end(&request).await {
-            Ok(Ending::Ended(ended)) => {
-                metrics::stream_ended(reason);
-                tracing::info!(
-                    stream_id = %ended.id, path = %ended.path, node = %self.node.name, source_id = %ended.source.id, %reason,
-                    "a stream ended"
-                );
-            }
+            Ok(Ending::Ended(ended)) => note_end(&ended, reason),
             // It has ended before, or is about another source by now.
             Ok(Ending::OtherSource | Ending::NotHeld | Ending::NotDue) => {}
             Err(error) => report_error(Err(error)),
