@@ -16,7 +16,8 @@ use crate::{
     history::{Backlog, History},
     lifecycle::{TaskError, Tasks, every},
     metrics,
-    nodes::{Expectation, NodeClient, Nodes, NodesParts, credentials::NodeCredentials},
+    node_credentials::NodeCredentials,
+    nodes::{Expectation, NodeClient, Nodes, NodesParts},
     postgres::{Postgres, PostgresError, SchemaError, SchemaState},
     rebuild::{Rebuild, Restorer, Watch, WatchParts},
     redis::{Redis, RedisError},
@@ -236,7 +237,7 @@ async fn project_pending_keys(app: Arc<App>) -> Result<(), TaskError> {
         match app.stream_keys.project_pending().await {
             Ok(report) => {
                 if !report.ended.is_empty() {
-                    app.nodes.kicks_are_owed();
+                    app.nodes.wake_kicker();
                 }
                 if let Some(error) = report.stopped_by {
                     tracing::debug!(%error, "key changes still wait for Redis");

@@ -66,7 +66,8 @@ async fn every_reason_of_a_broadcaster_is_found_under_its_path_the_latest_first(
     let mistyped = format!("{}x", disabled.secret);
     bench.node.publish(PublishRequest::rtmp_query_key(path, &mistyped)).await.refused();
     bench.node.publish(PublishRequest::rtmp_query(path, "")).await.refused();
-    bench.node.publish(PublishRequest::rtsp(path, "ada", &mistyped)).await.refused();
+    // From another address: the same refusal of the same one would be no news.
+    bench.node.publish(PublishRequest::rtsp(path, "ada", &mistyped).with_ip("192.0.2.8")).await.refused();
     let attempts = bench.until_noted(path, 5).await;
     let codes: Vec<&str> = attempts.iter().map(|attempt| attempt["code"].as_str().unwrap()).collect();
     // Of the RTSP client's two calls only the one that showed a key is news.
@@ -74,6 +75,52 @@ async fn every_reason_of_a_broadcaster_is_found_under_its_path_the_latest_first(
     assert_eq!(bench.of_key(&revoked).await.len(), 1);
     assert_eq!(bench.of_key(&disabled).await.len(), 1);
     assert_eq!(bench.of_path("live/nobody").await, Vec::<Value>::new());
+    bench.replica.stop().await;
+}
+
+#[tokio::test]
+async fn an_encoder_that_tries_again_and_again_is_listed_once_and_takes_no_place_of_others() {
+    let bench = Bench::start().await;
+    let key = bench.replica.key("live/ada").await;
+    bench.node.publish(key.publisher()).await.admitted();
+    let stubborn = || key.publisher().with_ip("192.0.2.7");
+    for _ in 0..5 {
+        bench.node.publish(stubborn()).await.refused();
+    }
+    // Another address, and another reason of the same one, are listed at once.
+    bench.node.publish(key.publisher().with_ip("192.0.2.8")).await.refused();
+    let mistyped = PublishRequest::rtmp_query_key(&key.path, "sk_mistyped").with_ip("192.0.2.7");
+    bench.node.publish(mistyped).await.refused();
+    bench.node.publish(stubborn()).await.refused();
+    let attempts = bench.until_noted(&key.path, 3).await;
+    let told: Vec<_> = attempts
+        .iter()
+        .map(|attempt| (attempt["code"].as_str().unwrap(), attempt["address"].as_str().unwrap()))
+        .collect();
+    assert_eq!(told, [("key_malformed", "192.0.2.7"), ("key_in_use", "192.0.2.8"), ("key_in_use", "192.0.2.7")]);
+    let metrics = bench.replica.api.get("/metrics").await.expect(200).text;
+    let counted = metrics.lines().find(|line| {
+        line.starts_with("onair_auth_decisions_total{")
+            && line.contains("action=\"publish\"")
+            && line.contains("code=\"key_in_use\"")
+    });
+    let count: f64 = counted.and_then(|line| line.rsplit(' ').next()).unwrap().parse().unwrap();
+    assert!(count >= 7.0, "the metrics count each of them: {counted:?}");
+    bench.replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_name_without_a_key_is_no_first_call_of_an_rtsp_client() {
+    let bench = Bench::start().await;
+    bench.node.publish(PublishRequest::rtsp_without_credentials("live/ada")).await.refused();
+    // So comes a client that answers by digest, and one whose address has a name and no password.
+    let answer = bench.node.publish(PublishRequest::rtsp("live/ada", "ada", "")).await.refused();
+    assert!(answer.body.contains("digest"), "it says what to change: {}", answer.body);
+    // The queue is worked through in order: once this one is there, the others would be.
+    bench.node.publish(PublishRequest::rtmp_query_key("live/ada", "sk_mistyped")).await.refused();
+    let attempts = bench.until_noted("live/ada", 2).await;
+    let told: Vec<_> = attempts.iter().map(|attempt| (&attempt["code"], &attempt["protocol"])).collect();
+    assert_eq!(told, [(&json!("key_malformed"), &json!("rtmp")), (&json!("credentials_missing"), &json!("rtsp"))]);
     bench.replica.stop().await;
 }
 

@@ -88,8 +88,38 @@ fn the_nodes_yaml_goes_to_standard_output_and_the_advice_elsewhere() {
     let advice = String::from_utf8(output.stderr).unwrap();
     let again = "onair mediamtx-config edge-1 --public-url 'http://onair.example.org:8080/' --print curlrc > ";
     assert!(advice.contains(again), "{advice}");
-    let refused = with_secrets(&["mediamtx-config", "edge-1", "--curlrc", "/etc/with $HOME"]).output().unwrap();
-    assert_eq!(refused.status.code(), Some(1));
+    for (flag, bad) in [
+        ("--curlrc", "/etc/with $HOME"),
+        ("--api-address", "it's:9997"),
+        ("--public-url", "http://onair/$HOME"),
+        ("--public-url", "http://ada:secret@onair"),
+    ] {
+        let refused = with_secrets(&["mediamtx-config", "edge-1", flag, bad]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{flag} {bad}");
+        assert!(refused.stdout.is_empty() && said(&refused).contains(flag), "{}", said(&refused));
+    }
+}
+
+#[test]
+fn the_nodes_api_listens_where_the_configuration_says_and_a_name_that_it_does_not_have_is_told() {
+    let nodes = r#"[{"name": "here", "control_url": "http://127.0.0.1:10997"},
+        {"name": "there", "control_url": "http://there.internal:11997"},
+        {"name": "behind", "control_url": "https://behind.example.org"}]"#;
+    let printed = |name: &str, more: &[&str]| {
+        let output = with_secrets(&["mediamtx-config", name]).args(more).env("ONAIR_NODES", nodes).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (name, address) in [("here", "127.0.0.1:10997"), ("there", ":11997"), ("behind", ":9997")] {
+        let (yaml, advice) = printed(name, &[]);
+        assert!(yaml.contains(&format!("apiAddress: \"{address}\"\n")), "{yaml}");
+        assert!(!advice.contains("Warning"), "{advice}");
+    }
+    let (yaml, advice) = printed("thare", &[]);
+    assert!(yaml.contains("apiAddress: \":9997\"\n"), "it may be one of the API's: {yaml}");
+    assert!(advice.contains("Warning: the configuration has no node thare."), "{advice}");
+    assert!(printed("there", &["--api-address", "10.0.0.1:12997"]).0.contains("apiAddress: \"10.0.0.1:12997\"\n"));
+    assert!(printed("thare", &["--print", "curlrc"]).1.contains("Warning"), "its password is of no use either");
 }
 
 #[test]
@@ -213,6 +243,13 @@ fn dev_keeps_keys_and_secrets_and_leaves_nothing_running() {
     assert!(created["publish"][0]["rtmp"].as_str().unwrap().starts_with("rtmp://127.0.0.1:1935/live/ada?key=sk_"));
     let in_use = onair(&["dev", "--data-dir"]).arg(&data).output().unwrap();
     assert!(!in_use.status.success() && said(&in_use).contains("in use"), "{}", said(&in_use));
+    // What is printed for the node that is there from the beginning is what its file has, but for the hooks' file.
+    let printed = onair(&["mediamtx-config", "edge-1", "--data-dir"]).arg(&data).output().unwrap();
+    assert!(printed.status.success() && !said(&printed).contains("Warning"), "{}", said(&printed));
+    let of_file = fs::read_to_string(data.join("edge-1.yml")).unwrap();
+    let hooks_file = data.join("edge-1.curlrc").display().to_string();
+    let of_file = of_file.replace(&hooks_file, "/etc/mediamtx/onair.curlrc");
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), of_file);
     let secrets = fs::read_to_string(data.join("credentials.json")).unwrap();
     let credentials: serde_json::Value = serde_json::from_str(&secrets).unwrap();
     let ready = onair(&["ready", "--api-url", credentials["api_url"].as_str().unwrap()]).output().unwrap();

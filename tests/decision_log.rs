@@ -42,6 +42,7 @@ async fn every_decision_is_one_line_that_says_who_what_where_and_how_long() {
     node.publish(PublishRequest::srt_streamid("live/ada", "u", &secret)).await.refused();
     node.publish(PublishRequest::rtmp_query_key("live/ada", &strange)).await.refused();
     node.publish(PublishRequest::rtmp_query_key("live/ada", "letmein")).await.refused();
+    node.publish(PublishRequest::rtsp("live/ada", "u", "")).await.refused();
     node.read(ReadRequest::without_credentials("live/ada", ConnectionKind::HlsSession)).await.reading();
     node.read(ReadRequest::without_credentials("live/nobody", ConnectionKind::WebRtcSession)).await.refused();
     let asked = node.auth_log();
@@ -61,7 +62,8 @@ async fn every_decision_is_one_line_that_says_who_what_where_and_how_long() {
     assert!(matches!(as_a_node[..], [line] if line["node"] == "edge-1"), "once in ten seconds: {as_a_node:#?}");
     assert!(!said.iter().any(|line| line.contains("no-password-of-its-own")));
     let decisions: Vec<&Value> = lines.iter().filter(|line| line["message"] == "decision").collect();
-    // The first call of the RTSP client and those of our own poller are no events.
+    // The first calls of the RTSP clients and those of our own poller are no events; that one gives a name and no key is.
+    assert_eq!(decisions.iter().filter(|line| line["code"] == "credentials_missing").count(), 1);
     let events =
         asked.iter().filter(|asked| asked.call.action != "api" && !asked.answer.body.contains("credentials_missing"));
     let events: Vec<_> = events.collect();
@@ -115,4 +117,40 @@ async fn a_read_that_fails_is_one_line_that_says_which_request_it_was() {
     assert_eq!((&span["method"], &span["route"]), (&"GET".into(), &"/v1/broadcasters".into()));
     assert!(lines[0]["cause"].is_string(), "{lines:#?}");
     assert_eq!(said.iter().filter(|line| line.contains("/v1/broadcasters")).count(), 1, "what succeeded is not logged");
+}
+
+#[tokio::test]
+async fn a_stop_is_one_line_that_says_who_and_another_one_where_the_audit_log_does_not_take_it() {
+    let stack = Stack::start().await;
+    let service = Service::start(&stack.config, &[]).await;
+    let api = ApiClient::connect(&service.url(), API_SECRET).await;
+    let node = node(&api, &service).await;
+    let keys = [("live/ada", key(&api, "live/ada").await.1), ("live/bob", key(&api, "live/bob").await.1)];
+    let mut request_ids = Vec::new();
+    for (path, secret) in keys {
+        let _publisher = node.publish(PublishRequest::whip_bearer(path, &secret)).await.admitted();
+        let on_air = api.on_air().await;
+        let id = on_air.iter().find(|stream| stream["path"] == path).expect("it is listed")["id"].clone();
+        let stopped = api.act(&format!("/v1/streams/{}/stop", id.as_str().expect("an id"))).await.expect(200);
+        request_ids.push(stopped.headers["x-request-id"].to_str().expect("a text").to_owned());
+        let mut postgres = PgConnection::connect(stack.config.postgres.url.reveal()).await.unwrap();
+        sqlx::query("ALTER TABLE IF EXISTS audit_log RENAME TO elsewhere").execute(&mut postgres).await.unwrap();
+    }
+    let lines_of = |said: &[String], request_id: &str| {
+        let lines = said.iter().map(|line| serde_json::from_str::<Value>(line).expect("every line is JSON"));
+        lines.filter(|line| line["action"] == "stream_stopped" && line["request_id"] == request_id).collect::<Vec<_>>()
+    };
+    until("the last one is logged", async || lines_of(&service.said(), &request_ids[1]).len() == 2).await;
+    let (_, said) = service.stop().await;
+    for (request_id, path, levels) in
+        [(&request_ids[0], "live/ada", &["INFO"][..]), (&request_ids[1], "live/bob", &["INFO", "WARN"][..])]
+    {
+        let lines = lines_of(&said, request_id);
+        assert_eq!(lines.iter().map(|line| &line["level"]).collect::<Vec<_>>(), levels, "{lines:#?}");
+        for line in lines {
+            let told = [&line["actor"], &line["path"], &line["node"]];
+            assert_eq!(told, ["api-1", path, "edge-1"]);
+            assert!(line["stream_id"].is_string(), "{line}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use onair::{config::ConfigSecret, domain::NodeName, nodes::credentials::NodeCredentials};
+use onair::{config::ConfigSecret, domain::NodeName, node_credentials::NodeCredentials};
 use serde_json::Value;
 use support::files::{items, json, members, path, stems, str_of, text, yaml};
 use tempfile::TempDir;

@@ -250,8 +250,24 @@ async fn a_node_is_added_shown_wired_and_removed() {
     assert!(!refused.text.contains("hidden"), "{}", refused.text);
     let strange = api.request(reqwest::Method::GET, "/v1/nodes/edge-1/mediamtx-config").header("host", "[");
     api.send(strange).await.expect_problem(400, "request_malformed");
-    let yaml = api.get("/v1/nodes/edge-1/mediamtx-config?hooks=none").await.expect(200).text;
+    // What would be a variable in a hook, and what would stand in its command line, which everybody can read.
+    for host in ["onair$HOME", "ada:secret@onair"] {
+        let strange = api.request(reqwest::Method::GET, "/v1/nodes/edge-1/mediamtx-config").header("host", host);
+        let refused = api.send(strange).await.expect_problem(400, "request_malformed");
+        assert!(refused.text_at("/detail").contains("Host") && !refused.text.contains(host), "{}", refused.text);
+    }
+    let printed = async || api.get("/v1/nodes/edge-1/mediamtx-config?hooks=none").await.expect(200).text;
+    let yaml = printed().await;
     assert!(yaml.contains(&format!("@{}/v1/mediamtx/auth", replica.address)), "{yaml}");
+    for (control_url, address) in [
+        ("http://127.0.0.1:10997", "127.0.0.1:10997"),
+        ("http://192.0.2.1:11997", ":11997"),
+        ("https://192.0.2.1", ":9997"),
+    ] {
+        api.put("/v1/nodes/edge-1", &json!({"control_url": control_url})).await.expect(200);
+        let yaml = printed().await;
+        assert!(yaml.contains(&format!("apiAddress: \"{address}\"\n")), "{control_url}: {yaml}");
+    }
     api.delete("/v1/nodes/edge-1").await.expect(204);
     api.delete("/v1/nodes/edge-1").await.expect_problem(404, "node_not_found");
     replica.stop().await;

@@ -125,6 +125,8 @@ async fn a_database_without_the_schema_is_told_as_such() {
 
 /// What publishers, hooks and lists may take while Postgres is not there, on a busy machine.
 const UNTOUCHED: Duration = Duration::from_millis(300);
+/// What a stop may take then: its node, which is not there, may be waited for 1.5 s, and the audit log beside it for 0.5 s.
+const STOPPED: Duration = Duration::from_secs(3);
 /// Waiting for a connection, a statement that is given up, and a busy machine.
 const TOLD: Duration = Duration::from_secs(9);
 const RECOVERY: Duration = Duration::from_secs(5);
@@ -174,7 +176,9 @@ impl Bench {
         self.caller.post("/v1/mediamtx/auth", &call(key, Uuid::new_v4())).await.expect(204);
         let stream = self.replica.stream_on(&key.path).await.expect("it is on air");
         let stop = format!("/v1/streams/{}/stop", stream["id"].as_str().expect("an id"));
+        let watch = Stopwatch::start();
         self.replica.api.act(&stop).await.expect(200);
+        assert!(watch.elapsed() < STOPPED, "the audit log was waited for: {:?}", watch.elapsed());
         assert!(self.replica.stream_on(&key.path).await.is_none());
         let again = self.caller.post("/v1/mediamtx/auth", &call(key, Uuid::new_v4())).await;
         again.expect_problem(409, "cooling_down");

@@ -9,6 +9,7 @@ use onair::{
     domain::{AuditAction, KeyId, Timestamp},
 };
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use support::{
     mediamtx::{MediaMtx, PublishRequest},
     stack::{Replica, Stack, TestKey},
@@ -21,7 +22,7 @@ const SECOND_SECRET: &str = "another-api-secret-of-the-tests-0123456789";
 
 struct Bench {
     replica: Replica,
-    _stack: Stack,
+    stack: Stack,
 }
 
 impl Bench {
@@ -32,7 +33,7 @@ impl Bench {
             config.server.api_secrets.push(ConfigSecret::new(SECOND_SECRET));
         })
         .await;
-        Self { replica: stack.replica().await, _stack: stack }
+        Self { replica: stack.replica().await, stack }
     }
 
     /// One broadcast from its first to its last moment: the stream's id.
@@ -172,5 +173,53 @@ async fn the_audit_log_holds_who_changed_which_key_when_and_how_without_values()
     let details = log.iter().map(|entry| entry.detail.to_string()).collect::<String>();
     assert!(details.contains("label") && details.contains("playback"), "{details}");
     assert!(!details.contains("a private word") && !details.contains(&secret), "{details}");
+    bench.replica.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_log_holds_who_stopped_or_changed_a_stream_and_who_was_shown_a_nodes_password() {
+    let bench = Bench::start().await;
+    let (one, two) = (bench.replica.api.clone(), bench.replica.api.with_secret(SECOND_SECRET));
+    let node = bench.replica.mediamtx("edge-1").await;
+    let key = bench.replica.key("live/ada").await;
+    let _publisher = node.publish(PublishRequest::whip_bearer(&key.path, &key.secret)).await.admitted();
+    let id = id_of(&bench.replica.until_live(&key.path).await);
+    let address = format!("/v1/streams/{id}");
+    let patch = json!({"title": "a private word", "metadata": {"season": 2}});
+    let changed = two.patch(&address, &patch).await.expect(200);
+    // What changes nothing is no line: it says what is so already, or it is refused.
+    two.patch(&address, &patch).await.expect(200);
+    let stopped = two.act(&format!("{address}/stop")).await.expect(200);
+    two.act(&format!("{address}/stop")).await.expect_problem(409, "stream_already_ended");
+    bench.replica.until_recorded(&id).await;
+    let recorded = one.patch(&address, &json!({"recording": "s3://recordings/1"})).await.expect(200);
+
+    let key_id = KeyId(key.id.parse().unwrap());
+    let mut log = bench.replica.app.postgres.audit_log_of_key(key_id, 100).await.unwrap();
+    log.reverse();
+    let of_stream = |fields: &[&str]| json!({"stream_id": id, "path": key.path, "fields": fields});
+    let expected = [
+        (AuditAction::StreamChanged, "api-2", &changed, of_stream(&["title", "metadata"])),
+        (AuditAction::StreamStopped, "api-2", &stopped, json!({"stream_id": id, "path": key.path})),
+        (AuditAction::StreamChanged, "api-1", &recorded, of_stream(&["recording"])),
+    ];
+    assert_eq!(log.len(), 1 + expected.len(), "the key was made first: {log:#?}");
+    for (entry, (action, actor, answer, detail)) in log[1..].iter().zip(expected) {
+        assert_eq!((entry.action, entry.actor.as_str()), (action, actor));
+        assert_eq!(entry.request_id.as_deref(), answer.headers["x-request-id"].to_str().ok());
+        assert_eq!(entry.detail, detail);
+        assert!(entry.broadcaster_id.is_some());
+    }
+
+    let shown = two.get("/v1/nodes/edge-1/mediamtx-config").await.expect(200);
+    let mut postgres = PgConnection::connect(bench.stack.config.postgres.url.reveal()).await.unwrap();
+    let lines: Vec<(String, Option<String>, Value)> = sqlx::query_as(
+        "SELECT actor, request_id, detail FROM audit_log WHERE node = 'edge-1' AND action = 'node_configuration_shown'",
+    )
+    .fetch_all(&mut postgres)
+    .await
+    .unwrap();
+    let request_id = shown.headers["x-request-id"].to_str().unwrap().to_owned();
+    assert_eq!(lines, [("api-2".to_owned(), Some(request_id), json!({}))]);
     bench.replica.stop().await;
 }

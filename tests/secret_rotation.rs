@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Instant};
 
 use onair::{
     config::{Config, ConfigSecret},
-    nodes::credentials::NodeCredentials,
+    node_credentials::NodeCredentials,
 };
 use serde_json::{Value, json};
 use support::{

@@ -1,15 +1,18 @@
 //! Notes who was refused, beside the answer and never before it.
 //!
-//! Invariant: a full queue or a Redis that is away costs the note, not the answer.
+//! Invariants:
+//! - A full queue or a Redis that is away costs the note, not the answer.
+//! - An encoder that tries again every few seconds does not take the place of all others: see [`Noticed`].
 
 use std::time::Duration;
 
+use moka::sync::Cache;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Action, Admission, AuthRequest, Decision, Outcome, RefusalCode, bounded};
 use crate::{
-    domain::{Attempt, NodeName, Partition, StreamKey, StreamPath, Timestamp},
+    domain::{Attempt, KeyId, NodeName, Partition, StreamKey, StreamPath, Timestamp},
     lifecycle::TaskError,
     metrics,
     redis::{Redis, RedisError},
@@ -21,6 +24,38 @@ pub(super) const WAITING_MAX: usize = 4_096;
 const BATCH_MAX: usize = 256;
 /// How long a batch is collected: refusals come in bursts.
 const COLLECT: Duration = Duration::from_millis(50);
+
+/// How long a refusal is not noted once more.
+const REPEATED_AFTER: Duration = Duration::from_secs(30);
+/// The most refusals that are remembered for that.
+const REMEMBERED_MAX: u64 = 10_000;
+
+/// What makes a refusal the same as one before: the path, why, the key where it is known, and the address.
+type Sameness = (StreamPath, RefusalCode, Option<KeyId>, String);
+
+/// Which refusals this replica noted in the last half minute. The same one again says nothing new, and what a partition keeps is
+/// bounded.
+pub(super) struct Noticed(Cache<Sameness, ()>);
+
+impl Noticed {
+    pub(super) fn new() -> Self {
+        Self::repeating_after(REPEATED_AFTER)
+    }
+
+    fn repeating_after(duration: Duration) -> Self {
+        Self(Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(duration).build())
+    }
+
+    /// Whether it is another one than those of the last half minute, to which it belongs from now on.
+    fn is_news(&self, refusal: &Sameness) -> bool {
+        self.0.entry_by_ref(refusal).or_insert(()).is_fresh()
+    }
+
+    /// It could not be noted: the next one is news again.
+    fn forget(&self, refusal: &Sameness) {
+        self.0.invalidate(refusal);
+    }
+}
 
 /// A refusal on its way to the partitions where it is looked for.
 pub(super) type Noted = (Partition, Attempt);
@@ -52,6 +87,10 @@ impl Admission {
             return;
         }
         let Ok(path) = request.path.parse::<StreamPath>() else { return };
+        let same = (path.clone(), refusal.code, decision.key_id, bounded(&request.ip, 64).to_owned());
+        if !self.inner.noticed.is_news(&same) {
+            return;
+        }
         let here = path.partition();
         let attempt = Attempt {
             at: Timestamp::now(),
@@ -67,15 +106,16 @@ impl Admission {
         for partition in std::iter::once(here).chain(elsewhere) {
             if self.inner.attempts.try_send((partition, attempt.clone())).is_err() {
                 metrics::queue_dropped(metrics::Queue::Attempts);
+                self.inner.noticed.forget(&same);
             }
         }
     }
 }
 
-/// Whether a refusal is news to the broadcaster. The first call of an RTSP client never has credentials; an address that is
-/// slowed down has been told before; and a key in the path must not be kept.
+/// Whether a refusal is something that the broadcaster should know. The first call of an RTSP client never has credentials; an
+/// address that is slowed down has been told before; and a key in the path must not be kept.
 fn tells_something(request: &AuthRequest, code: RefusalCode) -> bool {
-    let is_first_rtsp_call = code == RefusalCode::CredentialsMissing && request.protocol == "rtsp";
+    let is_first_rtsp_call = code == RefusalCode::CredentialsMissing && request.may_be_first_of_rtsp();
     let is_publisher = request.action() == Action::Publish && request.id.is_some();
     let is_silent = matches!(
         code,
@@ -120,4 +160,45 @@ async fn write(redis: &Redis, batch: &mut Vec<Noted>) {
         tracing::debug!(%error, "refusals could not be noted");
     }
     batch.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn refusal(path: &str, code: RefusalCode, address: &str) -> Sameness {
+        (path.parse().unwrap(), code, None, address.to_owned())
+    }
+
+    #[test]
+    fn the_same_refusal_is_news_once_and_every_other_at_once() {
+        let noticed = Noticed::new();
+        let first = refusal("live/ada", RefusalCode::KeyUnknown, "192.0.2.1");
+        assert!(noticed.is_news(&first) && !noticed.is_news(&first));
+        for other in [
+            refusal("live/bob", RefusalCode::KeyUnknown, "192.0.2.1"),
+            refusal("live/ada", RefusalCode::KeyInUse, "192.0.2.1"),
+            refusal("live/ada", RefusalCode::KeyUnknown, "192.0.2.2"),
+            (first.0.clone(), first.1, Some(KeyId::generate()), first.3.clone()),
+        ] {
+            assert!(noticed.is_news(&other) && !noticed.is_news(&other));
+        }
+        noticed.forget(&first);
+        assert!(noticed.is_news(&first), "it was not noted");
+    }
+
+    #[test]
+    fn the_same_refusal_is_news_again_after_a_while() {
+        let noticed = Noticed::repeating_after(Duration::from_millis(200));
+        let same = refusal("live/ada", RefusalCode::KeyUnknown, "192.0.2.1");
+        let noted_at = Instant::now();
+        assert!(noticed.is_news(&same));
+        while !noticed.is_news(&same) {
+            assert!(noted_at.elapsed() < Duration::from_secs(20), "it never is");
+            std::thread::yield_now();
+        }
+        assert!(noted_at.elapsed() >= Duration::from_millis(200));
+    }
 }

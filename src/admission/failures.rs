@@ -5,11 +5,13 @@
 //! broadcasters share an address: one that has admitted somebody lately has a bucket ten times as large, so that a
 //! neighbour's encoder with a wrong key, retrying for ever, shuts nobody out.
 //!
+//! One line has a whole /64 of IPv6, and could come from another of its addresses each time: all of them count as one.
+//!
 //! Invariants: memory is bounded by the number of addresses kept; the least used are forgotten first. A key text is kept
 //! only as its SHA-256.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +26,8 @@ use sha2::{Digest, Sha256};
 const MEMORY: Duration = Duration::from_secs(600);
 /// How much larger the bucket of a trusted address is.
 const TRUST: f64 = 10.0;
+/// The bits of an IPv6 address that are the same on all of one line.
+const LINE_V6: u128 = u128::MAX << 64;
 
 /// Who keeps failing.
 pub(super) struct Failures {
@@ -56,6 +60,14 @@ impl Bucket {
     }
 }
 
+/// What an address counts as: itself, or the /64 that it is from. An IPv4 address is one however it is written.
+fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & LINE_V6)),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 fn drained(weight: f64, at: Instant, now: Instant, refill_per_second: f64) -> f64 {
     (weight - now.saturating_duration_since(at).as_secs_f64() * refill_per_second).max(0.0)
 }
@@ -78,6 +90,7 @@ impl Failures {
 
     /// How long the address, or this key text from it, has to wait; `None` where it may try.
     pub(super) fn wait_ms(&self, address: IpAddr, presented: &str, now: Instant) -> Option<u64> {
+        let address = counted_as(address);
         let of_address = self.addresses.get(&address)?;
         let trust = if of_address.has_admitted.load(Ordering::Relaxed) { TRUST } else { 1.0 };
         let address_excess = of_address.bucket.weight(now, self.refill_per_second * trust) - (self.burst * trust - 1.0);
@@ -95,6 +108,7 @@ impl Failures {
 
     /// A call from the address failed with this key text.
     pub(super) fn failed(&self, address: IpAddr, presented: &str, now: Instant) {
+        let address = counted_as(address);
         let of_address = self.addresses.get_with(address, Arc::default);
         let trust = if of_address.has_admitted.load(Ordering::Relaxed) { TRUST } else { 1.0 };
         of_address.bucket.add(now, self.refill_per_second * trust, self.burst * trust);
@@ -104,6 +118,7 @@ impl Failures {
 
     /// A publisher from the address was admitted.
     pub(super) fn succeeded(&self, address: IpAddr) {
+        let address = counted_as(address);
         // Made without looking whether somebody else makes it in this moment, which costs several times as much and would save a
         // failure that is counted between the two lines.
         let of_address = self.addresses.get(&address).unwrap_or_else(|| {
@@ -151,5 +166,28 @@ mod tests {
         let (failures, now) = (Failures::new(1, 1, 100), Instant::now());
         fail(&failures, 9, |_| "wrong".to_owned(), now);
         assert_eq!(failures.wait_ms("192.0.2.2".parse().unwrap(), "wrong", now), None);
+    }
+
+    #[test]
+    fn a_line_with_a_whole_network_of_ipv6_is_one_address_and_its_neighbour_another() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (failures, now) = (Failures::new(5, 1, 100), Instant::now());
+        for number in 0..9 {
+            failures.failed(address(&format!("2001:db8:0:1::{number:x}")), &number.to_string(), now);
+        }
+        assert!(failures.wait_ms(address("2001:db8:0:1:ffff:ffff:ffff:ffff"), "x", now).is_some());
+        assert_eq!(failures.wait_ms(address("2001:db8:0:2::1"), "x", now), None);
+        // Whoever admits from one of its addresses is trusted on all of them.
+        failures.succeeded(address("2001:db8:0:1::a"));
+        assert_eq!(failures.wait_ms(address("2001:db8:0:1::b"), "x", now), None);
+    }
+
+    #[test]
+    fn an_ipv4_address_is_one_however_it_is_written() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (failures, now) = (Failures::new(5, 1, 100), Instant::now());
+        fail(&failures, 9, |n| n.to_string(), now);
+        assert!(failures.wait_ms(address("::ffff:192.0.2.1"), "x", now).is_some());
+        assert_eq!(failures.wait_ms(address("::ffff:192.0.2.2"), "x", now), None);
     }
 }

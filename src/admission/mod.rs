@@ -44,11 +44,11 @@ use self::{
 };
 use crate::{
     config::{AdmissionConfig, Config},
-    domain::{EndReason, NodeName, Protocol, Renditions, Secret, SourceId, Stream, StreamPath, StreamState},
+    domain::{EndReason, NodeName, OpenPaths, Protocol, Renditions, Secret, SourceId, Stream, StreamPath},
     history::Backlog,
     lifecycle::{TaskError, Tasks},
     metrics,
-    nodes::credentials::NodeCredentials,
+    node_credentials::NodeCredentials,
     postgres::Postgres,
     redis::{
         Admission as Admitting, AdmitAnswer, AdmitRequest, Afterwards, EndRequest, Ending, Holder, Redis, RedisError,
@@ -71,6 +71,7 @@ pub struct Admission {
 struct Inner {
     config: AdmissionConfig,
     renditions: Renditions,
+    open_paths: OpenPaths,
     credentials: NodeCredentials,
     redis: Redis,
     lookup: Lookup,
@@ -78,6 +79,7 @@ struct Inner {
     recent: recent::Recent,
     abandoned: mpsc::Sender<Abandoned>,
     attempts: mpsc::Sender<attempts::Noted>,
+    noticed: attempts::Noticed,
     /// Woken where an admission owes a kick.
     kick_owed: Arc<Notify>,
     backlog: Backlog,
@@ -138,11 +140,13 @@ impl Admission {
             failures: Failures::new(limits.failures_burst, limits.failures_refill_per_second, limits.addresses_max),
             config: limits,
             renditions: config.renditions.suffixes.clone(),
+            open_paths: config.viewing.open_paths.clone(),
             credentials,
             redis,
             recent: recent::Recent::default(),
             abandoned,
             attempts: noted,
+            noticed: attempts::Noticed::new(),
             kick_owed,
             backlog,
         };
@@ -224,6 +228,13 @@ impl Admission {
         }
         let presented = match Credentials::of(request) {
             Credentials::Presented(presented) => presented,
+            Credentials::Missing if request.protocol == "rtsp" && !request.may_be_first_of_rtsp() => {
+                return Err(Refusal::new(
+                    RefusalCode::CredentialsMissing,
+                    "a user name, but no stream key: give the key as the password, and have the node ask for it with \
+                     rtspAuthMethods: [basic], since digest does not show it",
+                ));
+            }
             Credentials::Missing => {
                 return Err(Refusal::new(
                     RefusalCode::CredentialsMissing,
@@ -322,7 +333,7 @@ impl Admission {
     }
 
     fn note_replaced(&self, replaced: &Stream) {
-        if let StreamState::Ended { reason, .. } = replaced.state {
+        if let Some(reason) = replaced.end_reason() {
             metrics::takeover(reason);
             metrics::stream_ended(reason);
             tracing::info!(
@@ -489,9 +500,5 @@ fn refusal_of(admission: &Admitting) -> Refusal {
 
 /// At most `bytes_max` bytes of a text, cut between characters.
 fn bounded(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(bytes_max)]
 }

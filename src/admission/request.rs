@@ -79,6 +79,13 @@ impl AuthRequest {
     pub fn action(&self) -> Action {
         self.action.parse().unwrap_or(Action::Unknown)
     }
+
+    /// Whether a call that presents no key may be the first of an RTSP client, which shows its credentials when it is asked for
+    /// them. One that gives a name is none: its key is missing, or hidden by digest, of which `MediaMTX` passes on the name alone.
+    #[must_use]
+    pub fn may_be_first_of_rtsp(&self) -> bool {
+        self.protocol == "rtsp" && self.user.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -92,5 +99,17 @@ mod tests {
         assert_eq!(request.action(), Action::Publish);
         assert_eq!((request.id, request.user.as_str()), (None, ""));
         assert_eq!(serde_json::from_str::<AuthRequest>("{}").unwrap().action(), Action::Unknown);
+    }
+
+    #[test]
+    fn an_rtsp_call_with_a_name_is_not_a_clients_first() {
+        let call = |protocol: &str, user: &str| AuthRequest {
+            protocol: protocol.to_owned(),
+            user: user.to_owned(),
+            ..AuthRequest::default()
+        };
+        assert!(call("rtsp", "").may_be_first_of_rtsp());
+        assert!(!call("rtsp", "ada").may_be_first_of_rtsp());
+        assert!(!call("rtmp", "").may_be_first_of_rtsp());
     }
 }

@@ -9,7 +9,8 @@ use super::ConfigOptions;
 use crate::{
     config::Config,
     domain::Node,
-    nodes::{Expectation, NodeClient, Severity, check_wiring, credentials::NodeCredentials},
+    node_credentials::NodeCredentials,
+    nodes::{Expectation, NodeClient, Severity, check_wiring},
     postgres::{Postgres, SchemaState},
     redis::{Redis, RedisSettings},
 };

@@ -2,18 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use url::Url;
 
 use super::ConfigOptions;
 use crate::{
-    config::{ConfigSecret, Variables},
+    config::{ConfigSecret, NodeConfig, Variables},
     dev::{self, DevCredentials},
     domain::NodeName,
-    nodes::{
-        credentials::NodeCredentials,
-        mediamtx_config::{CURL_CONFIG_PATH, Hooks, Wiring, is_hook_word},
+    node_credentials::NodeCredentials,
+    nodes::mediamtx_config::{
+        CURL_CONFIG_PATH, Hooks, Wiring, WiringError, WiringParts, api_address, usual_api_address,
     },
 };
 
@@ -29,9 +29,9 @@ pub(super) struct Options {
     /// How the node reaches Onair, instead of the configured address
     #[arg(long, value_name = "URL")]
     public_url: Option<Url>,
-    /// What the node's control API listens on
-    #[arg(long, value_name = "ADDRESS", default_value = ":9997")]
-    api_address: String,
+    /// What the node's control API listens on [default: as the node's `control_url` in the configuration says, else :9997]
+    #[arg(long, value_name = "ADDRESS")]
+    api_address: Option<String>,
     /// Leave the hooks out: for an image without curl. Onair then knows a second later
     #[arg(long)]
     no_hooks: bool,
@@ -51,28 +51,41 @@ enum Print {
     Curlrc,
 }
 
+/// What is known of the service that the node will ask.
+struct Known {
+    node_secrets: Vec<ConfigSecret>,
+    url: Url,
+    nodes: Vec<NodeConfig>,
+}
+
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let (secrets, configured_url) = options.secrets_and_url()?;
-    let onair_url = options.public_url.clone().unwrap_or(configured_url);
-    if !is_hook_word(onair_url.as_str()) || onair_url.host().is_none() {
-        bail!("the address of Onair must be like http://onair.example.org:8080, without '$', quotes or '?'");
+    let known = options.known()?;
+    let onair_url = options.public_url.as_ref().unwrap_or(&known.url);
+    let configured = known.nodes.iter().find(|node| node.name == options.node);
+    let as_known = || configured.map_or_else(usual_api_address, |node| api_address(&node.control_url));
+    let api_address = options.api_address.clone().unwrap_or_else(as_known);
+    if configured.is_none() {
+        eprintln!(
+            "Warning: the configuration has no node {node}. Nodes may also be added through the API: then this has to be just \
+             its name, and {api_address} what its control API listens on (--api-address).",
+            node = options.node
+        );
     }
-    if !is_hook_word(&options.curlrc) || !is_hook_word(&options.api_address) {
-        bail!("--curlrc and --api-address must hold no spaces, quotes or '$': MediaMTX would change them");
-    }
-    let credentials = NodeCredentials::new(&secrets).context("there is no node secret")?;
-    let wiring = Wiring {
+    let credentials = NodeCredentials::new(&known.node_secrets).context("there is no node secret")?;
+    let parts = WiringParts {
         node: &options.node,
         password: &credentials.password(&options.node),
-        onair_url: &onair_url,
-        api_address: &options.api_address,
+        onair_url,
+        api_address: &api_address,
         hooks: if options.no_hooks { Hooks::None } else { Hooks::Curl { config_path: &options.curlrc } },
     };
+    let hooks = parts.hooks;
+    let wiring = Wiring::new(parts).map_err(|error| anyhow!("{}: {error}", said_by(error)))?;
     match options.print {
         Print::Yaml => print!("{}", wiring.yaml()),
         Print::Curlrc => print!("{}", wiring.curl_config()),
     }
-    if matches!((options.print, wiring.hooks), (Print::Yaml, Hooks::Curl { .. })) {
+    if matches!((options.print, hooks), (Print::Yaml, Hooks::Curl { .. })) {
         eprintln!(
             "The hooks read their password from {path}. Make it, and give it to the user that MediaMTX runs as:\n  \
              umask 077; onair mediamtx-config {node}{source} --print curlrc > {path}",
@@ -82,6 +95,15 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Which argument or setting it is that cannot be used.
+fn said_by(error: WiringError) -> &'static str {
+    match error {
+        WiringError::OnairUrl => "--public-url, or server.public_url",
+        WiringError::ApiAddress => "--api-address",
+        WiringError::CurlConfigPath => "--curlrc",
+    }
 }
 
 impl Options {
@@ -104,10 +126,11 @@ impl Options {
         secret + &address.unwrap_or_default()
     }
 
-    fn secrets_and_url(&self) -> anyhow::Result<(Vec<ConfigSecret>, Url)> {
+    fn known(&self) -> anyhow::Result<Known> {
         if self.is_configured() {
             let config = self.config.load()?;
-            return Ok((config.server.node_secrets.clone(), config.public_url()));
+            let url = config.public_url();
+            return Ok(Known { node_secrets: config.server.node_secrets, url, nodes: config.nodes });
         }
         let credentials = read_dev_credentials(&self.data_dir)?.with_context(|| {
             format!(
@@ -115,7 +138,8 @@ impl Options {
                 self.data_dir.display()
             )
         })?;
-        Ok((vec![credentials.node_secret], credentials.api_url))
+        let nodes = dev::configured_nodes(&credentials)?;
+        Ok(Known { node_secrets: vec![credentials.node_secret], url: credentials.api_url, nodes })
     }
 }
 

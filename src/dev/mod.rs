@@ -30,10 +30,8 @@ use crate::{
     domain::PublicUrls,
     lifecycle::Signals,
     logging::Log,
-    nodes::{
-        credentials::NodeCredentials,
-        mediamtx_config::{Hooks, Wiring, is_hook_word},
-    },
+    node_credentials::NodeCredentials,
+    nodes::mediamtx_config::{Hooks, Wiring, WiringError, WiringParts, api_address},
     postgres::Postgres,
 };
 
@@ -96,6 +94,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let stopped = stores.stop().await;
     log.flush();
     outcome.and(stopped)
+}
+
+/// The nodes that `onair dev` with these credentials has from the beginning.
+///
+/// # Errors
+/// Where the variables make no configuration.
+pub(crate) fn configured_nodes(credentials: &DevCredentials) -> anyhow::Result<Vec<NodeConfig>> {
+    Ok(configure(None, credentials)?.nodes)
 }
 
 /// The variables hold here too, except for the stores and the secrets.
@@ -169,26 +175,20 @@ impl NodeFiles {
         let path = directory.join(format!("{}.yml", node.name));
         let node_curlrc = directory.join(format!("{}.curlrc", node.name));
         let config_path = node_curlrc.to_string_lossy();
-        let wiring = Wiring {
-            node: &node.name,
-            password: &node_credentials.password(&node.name),
-            onair_url: &credentials.api_url,
-            api_address: &api_address(&node.control_url),
-            // A hook cannot name every directory. Without hooks Onair knows a second later.
-            hooks: if is_hook_word(&config_path) { Hooks::Curl { config_path: &config_path } } else { Hooks::None },
+        let password = node_credentials.password(&node.name);
+        let api_address = api_address(&node.control_url);
+        let wired = |hooks| {
+            let (node, onair_url) = (&node.name, &credentials.api_url);
+            Wiring::new(WiringParts { node, password: &password, onair_url, api_address: &api_address, hooks })
+        };
+        // A hook cannot name every directory. Without hooks Onair knows a second later.
+        let wiring = match wired(Hooks::Curl { config_path: &config_path }) {
+            Err(WiringError::CurlConfigPath) => wired(Hooks::None)?,
+            wiring => wiring?,
         };
         credentials::write_private(&node_curlrc, &wiring.curl_config())?;
         credentials::write_private(&path, &wiring.yaml())?;
         Ok(Self { path, yaml: wiring.yaml() })
-    }
-}
-
-/// What the node has to listen on, so that its control API is where we look for it.
-fn api_address(control_url: &Url) -> String {
-    let port = control_url.port_or_known_default().unwrap_or(9997);
-    match control_url.host() {
-        Some(url::Host::Ipv4(ip)) if ip.is_loopback() => format!("{ip}:{port}"),
-        _ => format!(":{port}"),
     }
 }
 

@@ -27,6 +27,12 @@ words! {
         NodeChanged = "node_changed",
         /// A node was removed.
         NodeRemoved = "node_removed",
+        /// A node's configuration was shown, and its password in it.
+        NodeConfigurationShown = "node_configuration_shown",
+        /// A stream was taken off air.
+        StreamStopped = "stream_stopped",
+        /// What viewers are told about a stream changed, or where its recording is.
+        StreamChanged = "stream_changed",
     }
 }
 

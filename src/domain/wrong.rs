@@ -86,7 +86,8 @@ fn plain(expected: Option<String>) -> String {
 fn kind(found: &str) -> &'static str {
     match found.split([' ', ',']).next().unwrap_or_default() {
         "string" | "character" => "a text",
-        "integer" | "floating" => "a number",
+        "integer" => "a number",
+        "floating" => "a fraction",
         "boolean" => "true or false",
         "null" | "unit" | "Option" => "null",
         "map" => "an object",
@@ -170,7 +171,7 @@ mod tests {
             (r#"{"count": "s3cret"}"#, "count", "must be a whole number in range, not a text"),
             (r#"{"count": "a, expected s3cret"}"#, "count", "must be a whole number in range, not a text"),
             (r#"{"count": -1}"#, "count", "must be a whole number in range"),
-            (r#"{"count": 1.5}"#, "count", "must be a whole number in range, not a number"),
+            (r#"{"count": 1.5}"#, "count", "must be a whole number in range, not a fraction"),
             (r#"{"status": "s3cret"}"#, "status", "must be one of active, disabled, revoked, expired"),
             (r#"{"status": 5}"#, "status", "must be a string, not a number"),
             (r#"{"at": "s3cret"}"#, "at", "expected an RFC 3339 time such as 2026-01-31T12:00:00Z"),

@@ -80,8 +80,9 @@ pub struct OfPath {
 
 /// List the last refused publishers of a path
 ///
-/// Noted beside the decision, so a refusal may take a moment to appear. Addresses that are slowed down, and calls without any
-/// key that a protocol makes by itself, are not noted.
+/// Noted beside the decision, so a refusal may take a moment to appear. The same refusal of the same address on the same path is
+/// noted once in 30 seconds. Addresses that are slowed down, and calls without any key that a protocol makes by itself, are not
+/// noted.
 #[utoipa::path(
     get,
     path = "/v1/attempts",

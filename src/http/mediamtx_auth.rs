@@ -89,8 +89,9 @@ fn log(
         Outcome::Allowed(_) | Outcome::Refused(_) => None,
     };
     // Neither is an event: clients that are asked for credentials come without at first, and every poll of ours makes its
-    // node ask about us. An encoder that speaks RTMP, SRT or WHIP is not asked: without a key it is set up wrong.
-    let is_asked_first = request.action() != Action::Publish || request.protocol == "rtsp" || request.id.is_none();
+    // node ask about us. An encoder that speaks RTMP, SRT or WHIP is not asked, and one that gives a name over RTSP has been:
+    // without a key it is set up wrong.
+    let is_asked_first = request.action() != Action::Publish || request.may_be_first_of_rtsp() || request.id.is_none();
     let is_routine = match &decision.outcome {
         Outcome::Refused(refusal) => refusal.code == RefusalCode::CredentialsMissing && is_asked_first,
         Outcome::Allowed(allowance) => *allowance == Allowance::ControlAdmitted,

@@ -243,7 +243,8 @@ impl FromRef<AppState> for ApiSecrets {
 struct NowAndThen(Mutex<Option<Instant>>);
 
 impl NowAndThen {
-    fn is_time(&self) -> bool {
+    /// Whether it may be said now. Whoever is told so has said it.
+    fn take_turn(&self) -> bool {
         let mut said_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_time = said_at.is_none_or(|at| at.elapsed() >= NOW_AND_THEN);
         if is_time {
@@ -260,7 +261,7 @@ impl callers::KnowsNodes for AppState {
         }
         // A name that strangers made up is not repeated.
         let node = user.parse().ok().and_then(|name| self.0.app.nodes.fleet().get(&name).cloned());
-        if let Some(node) = node.filter(|_| self.0.wrong_passwords.is_time()) {
+        if let Some(node) = node.filter(|_| self.0.wrong_passwords.take_turn()) {
             let advice =
                 "publishers are refused there if it is the node itself: `onair mediamtx-config` prints the right one";
             tracing::warn!(node = %node.name, advice, "somebody called as a node with a wrong password");

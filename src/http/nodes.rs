@@ -24,7 +24,7 @@ use crate::{
     domain::{self, NodeName, PublicUrls, Timestamp, words},
     nodes::{
         NodeFault, NodeReport, WiringProblem,
-        mediamtx_config::{CURL_CONFIG_PATH, Hooks, Wiring},
+        mediamtx_config::{CURL_CONFIG_PATH, Hooks, Wiring, WiringError, WiringParts, api_address},
     },
     postgres::NodePut,
 };
@@ -222,7 +222,7 @@ pub async fn delete(
 
 /// Get the YAML that wires a node to Onair
 ///
-/// What belongs into the node's `mediamtx.yml`. It holds the node's password.
+/// What belongs into the node's `mediamtx.yml`. It holds the node's password, and the audit log holds who was shown it.
 #[utoipa::path(
     get,
     path = "/v1/nodes/{name}/mediamtx-config",
@@ -236,26 +236,29 @@ pub async fn delete(
     ),
 )]
 pub async fn mediamtx_config(
-    _caller: ApiCaller,
+    caller: ApiCaller,
     State(app): State<Arc<App>>,
     PathParam(name): PathParam<NodeName>,
     Query(query): Query<ConfigQuery>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let node = app.nodes.find(&name).await.ok_or(crate::nodes::NodesError::NotFound)?;
-    let api_address = node.control_url.port_or_known_default().map_or(":9997".to_owned(), |port| format!(":{port}"));
-    let wiring = Wiring {
+    let (password, onair_url) = (app.credentials.password(&name), onair_url(&app, &headers)?);
+    let api_address = api_address(&node.control_url);
+    let wiring = Wiring::new(WiringParts {
         node: &name,
-        password: &app.credentials.password(&name),
-        onair_url: &onair_url(&app, &headers)?,
+        password: &password,
+        onair_url: &onair_url,
         api_address: &api_address,
         hooks: match query.hooks {
             None | Some(HooksChoice::Curl) => Hooks::Curl { config_path: CURL_CONFIG_PATH },
             Some(HooksChoice::None) => Hooks::None,
         },
-    };
+    });
+    let yaml = wiring.map_err(|error| unusable(&app, error))?.yaml();
+    Box::pin(app.nodes.note_shown(&name, &caller.by)).await;
     let headers = [(header::CONTENT_TYPE, "application/yaml"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, wiring.yaml()).into_response())
+    Ok((headers, yaml).into_response())
 }
 
 /// How nodes reach us: as the configuration says, else as this caller did.
@@ -267,6 +270,15 @@ fn onair_url(app: &App, headers: &HeaderMap) -> Answer<Url> {
     let listen = app.config.server.listen.to_string();
     let url = format!("http://{}", host.unwrap_or(&listen)).parse();
     url.map_err(|_| Problem::new(Code::RequestMalformed, "The header Host makes no address."))
+}
+
+/// Nothing but the address of ours is of the caller's or the configuration's making here.
+fn unusable(app: &App, error: WiringError) -> Problem {
+    let origin = match &app.config.server.public_url {
+        Some(_) => "The setting server.public_url cannot stand in it",
+        None => "The header Host cannot stand in it: set server.public_url",
+    };
+    Problem::new(Code::RequestMalformed, format!("{origin}; {error}."))
 }
 
 fn check_urls(body: &PutNode) -> Answer<()> {

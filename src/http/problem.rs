@@ -157,12 +157,6 @@ impl Problem {
     }
 }
 
-impl From<Code> for Problem {
-    fn from(code: Code) -> Self {
-        Self::of(code)
-    }
-}
-
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(axum::body::Body::empty());

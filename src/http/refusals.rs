@@ -25,9 +25,11 @@ impl From<PostgresError> for Problem {
 impl From<RedisError> for Problem {
     fn from(error: RedisError) -> Self {
         let code = match &error {
-            RedisError::Unavailable | RedisError::Timeout | RedisError::MemoryLost | RedisError::Refused(_) => {
-                Code::StateUnavailable
-            }
+            RedisError::Unavailable
+            | RedisError::Overloaded
+            | RedisError::Timeout
+            | RedisError::MemoryLost
+            | RedisError::Refused(_) => Code::StateUnavailable,
             RedisError::Protocol(_) | RedisError::Configuration(_) => Code::Internal,
         };
         Self::of(code).caused_by(&error)
@@ -87,7 +89,11 @@ impl From<NodesError> for Problem {
             NodesError::NotFound => Self::of(Code::NodeNotFound),
             NodesError::Postgres(error) => error.into(),
             NodesError::Redis(
-                RedisError::Unavailable | RedisError::Timeout | RedisError::MemoryLost | RedisError::Refused(_),
+                RedisError::Unavailable
+                | RedisError::Overloaded
+                | RedisError::Timeout
+                | RedisError::MemoryLost
+                | RedisError::Refused(_),
             ) => Self::of(Code::RecordedNotYetEffective).caused_by(&error),
             NodesError::Redis(error) => error.into(),
             NodesError::View(error) => error.into(),

@@ -187,7 +187,7 @@ pub async fn get(
     responses((status = 200, description = "The stream as it is now.", body = StreamDetails), PatchProblems),
 )]
 pub async fn patch(
-    _caller: ApiCaller,
+    caller: ApiCaller,
     State(app): State<Arc<App>>,
     PathParam(id): PathParam<StreamId>,
     JsonBody(body): JsonBody<PatchStream>,
@@ -198,7 +198,7 @@ pub async fn patch(
         metadata: body.metadata.into_metadata(),
         recording: body.recording.into_replacement(),
     };
-    let details = Box::pin(app.streams.patch(id, &patch)).await?;
+    let details = Box::pin(app.streams.patch(id, &patch, &caller.by)).await?;
     Ok(Json(show(&app, &details).await))
 }
 
@@ -216,7 +216,7 @@ pub async fn patch(
     responses((status = 200, description = "Off air.", body = StoppedStream), StopProblems),
 )]
 pub async fn stop(
-    _caller: ApiCaller,
+    caller: ApiCaller,
     State(app): State<Arc<App>>,
     PathParam(id): PathParam<StreamId>,
 ) -> Answer<Json<StoppedStream>> {
@@ -227,7 +227,9 @@ pub async fn stop(
         StreamState::Connecting { .. } | StreamState::Live { .. } => now,
     };
     let closed_until = ended_at.plus_ms(i64::try_from(app.config.reconciler.cooldown_ms).unwrap_or(i64::MAX));
-    let publisher = see_off(&app, &stream.path, Some(&stream)).await;
+    // Beside each other: neither waits for a store or a node that the other needs.
+    let noting = Box::pin(app.streams.note_stop(&stream, &caller.by));
+    let ((), publisher) = tokio::join!(noting, see_off(&app, &stream.path, Some(&stream)));
     let seen = Seen { stream: &stream, progress: None, stale: false };
     let beside = Beside { totals: None, connection: None, as_of: now };
     let stream = StreamDetails::new(&seen, beside, &app.nodes.fleet(), now);
@@ -241,7 +243,7 @@ async fn show(app: &App, details: &streams::StreamDetails) -> StreamDetails {
         StreamState::Live { .. } if stream.stale_since.is_none() => Box::pin(app.nodes.connection_of(stream)).await,
         StreamState::Connecting { .. } | StreamState::Live { .. } | StreamState::Ended { .. } => None,
     };
-    let seen = Seen { stream, progress: details.progress.as_ref(), stale: details.stale };
+    let seen = Seen { stream, progress: details.progress.as_ref(), stale: details.stale.is_some() };
     let beside = Beside { totals: details.totals, connection, as_of: details.as_of };
     StreamDetails::new(&seen, beside, &app.nodes.fleet(), Timestamp::now())
 }

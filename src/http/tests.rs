@@ -26,7 +26,11 @@ use super::{
     server::{ConnectionLimits, serve},
     wire::WriteLimits,
 };
-use crate::{domain::StreamId, lifecycle::Tasks};
+use crate::{
+    domain::StreamId,
+    lifecycle::Tasks,
+    nodes::{AUTH_PATH, PUBLISH_HOOK_PATH, UNPUBLISH_HOOK_PATH},
+};
 
 const LIMITS: Limits = Limits {
     places: None,
@@ -293,5 +297,13 @@ fn the_calls_that_come_in_thousands_are_small() {
     ];
     for (what, bytes) in sizes {
         assert!(bytes <= BYTES_MAX, "{what}: {bytes} bytes");
+    }
+}
+
+#[test]
+fn what_nodes_are_wired_to_is_served() {
+    let document = super::document();
+    for path in [AUTH_PATH, PUBLISH_HOOK_PATH, UNPUBLISH_HOOK_PATH] {
+        assert!(document.paths.paths.contains_key(path), "{path}");
     }
 }

@@ -12,13 +12,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use super::{
-    contract::{ConnectionItem, Info, PathItem, PathsPage},
-    credentials::NodeCredentials,
-};
+use super::contract::{ConnectionItem, Info, PathItem, PathsPage};
 use crate::{
     config::ReconcilerConfig,
     domain::{Node, SourceId, SourceType, Timestamp, words},
+    node_credentials::NodeCredentials,
 };
 
 /// The largest answer that is read: about 50,000 paths.

@@ -242,7 +242,7 @@ impl Kicks {
             node = %kick.node, path = %kick.path, source_id = %kick.source_id, reason = %kick.reason, silence_ms,
             "a source is off air"
         );
-        if let Err(error) = self.redis.kick_is_done(kick).await {
+        if let Err(error) = self.redis.strike_off_kick(kick).await {
             tracing::debug!(%error, "a kick that is done could not be struck off; it is kicked once more");
         }
     }

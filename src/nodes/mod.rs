@@ -8,7 +8,6 @@
 mod client;
 mod compare;
 pub mod contract;
-pub mod credentials;
 mod directory;
 mod kicks;
 pub mod mediamtx_config;
@@ -27,17 +26,16 @@ pub use client::{NodeClient, NodeError, NodeFault, Paths};
 pub use directory::{Directory, Fleet};
 pub use kicks::{KickOutcome, Kicks};
 pub use status::{NodeStatus, Severity, WiringProblem};
-pub use wiring::{AUTH_PATH, Expectation, PUBLISH_HOOK_PATH, check as check_wiring};
+pub use wiring::{AUTH_PATH, Expectation, PUBLISH_HOOK_PATH, UNPUBLISH_HOOK_PATH, check as check_wiring};
 
 use crate::{
     config::{NodeConfig, ReconcilerConfig},
     domain::{Actor, ChangedBy, EndReason, Node, NodeName, PublicUrls, Renditions, Stream, StreamPath},
     lifecycle::Tasks,
-    metrics,
-    postgres::{NodePut, Postgres, PostgresError},
+    postgres::{Deed, NodePut, Postgres, PostgresError},
     rebuild::{FleetProjection, RebuildError, Restorer},
     redis::{Afterwards, EndRequest, Ending, Holder, Redis, RedisError},
-    streams::{LiveView, Snapshot, ViewUnavailable},
+    streams::{LiveView, Snapshot, ViewUnavailable, note_end},
 };
 
 /// How long the details of one connection may take: they are asked for while a caller waits.
@@ -263,7 +261,7 @@ impl Nodes {
                 progress: on_air.progress_of(stream),
             };
             match self.inner.redis.end(&request).await {
-                Ok(Ending::Ended(_)) => metrics::stream_ended(EndReason::NodeRemoved),
+                Ok(Ending::Ended(ended)) => note_end(&ended, EndReason::NodeRemoved),
                 Ok(_) => {}
                 Err(error) => outcome = Err(error.into()),
             }
@@ -274,6 +272,11 @@ impl Nodes {
     /// A node of the fleet; one that was added on another replica a moment ago is found too.
     pub async fn find(&self, name: &NodeName) -> Option<Arc<Node>> {
         self.inner.directory.find(name).await
+    }
+
+    /// Notes in the audit log, if Postgres takes it, that somebody was shown a node's configuration, and its password in it.
+    pub async fn note_shown(&self, name: &NodeName, by: &ChangedBy) {
+        self.inner.postgres.note_deed(by, Deed::NodeConfigurationShown(name)).await;
     }
 
     /// All nodes as known here now.
@@ -288,7 +291,7 @@ impl Nodes {
     }
 
     /// Says that a transition left a kick to be carried out.
-    pub fn kicks_are_owed(&self) {
+    pub fn wake_kicker(&self) {
         self.inner.kick_owed.notify_one();
     }
 
@@ -299,7 +302,7 @@ impl Nodes {
     pub async fn owes_kick_on(&self, path: &StreamPath) -> Result<bool, RedisError> {
         let owes = self.inner.redis.kicks_in(path.partition()).await?.iter().any(|kick| kick.path == *path);
         if owes {
-            self.kicks_are_owed();
+            self.wake_kicker();
         }
         Ok(owes)
     }

@@ -73,7 +73,7 @@ impl NodeStatus {
     }
 
     /// It is asked from now on, and was not before, or not for longer than `break_ms_max`.
-    pub(super) fn is_asked_again(&mut self, now: Timestamp, break_ms_max: u64) {
+    pub(super) fn note_asked(&mut self, now: Timestamp, break_ms_max: u64) {
         if self.polled_at.is_none_or(|polled_at| now.ms_since(polled_at) > break_ms_max) {
             self.asked_since = Some(now);
         }

@@ -10,15 +10,16 @@ use url::Url;
 
 use super::{
     client::NodeClient,
-    credentials::NodeCredentials,
     status::{Severity, WiringProblem},
 };
-use crate::domain::Node;
+use crate::{domain::Node, node_credentials::NodeCredentials};
 
 /// The path of the auth call on our side.
 pub const AUTH_PATH: &str = "/v1/mediamtx/auth";
 /// The path of the hook that says that a publisher is online.
 pub const PUBLISH_HOOK_PATH: &str = "/v1/hooks/publish";
+/// The path of the hook that says that a publisher is gone.
+pub const UNPUBLISH_HOOK_PATH: &str = "/v1/hooks/unpublish";
 
 /// The oldest version whose auth call gives RTSP publishers the id that the control API knows them by.
 const VERSION_MIN: [u64; 3] = [1, 19, 3];

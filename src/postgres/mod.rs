@@ -32,7 +32,7 @@ use sqlx::{
 use self::lanes::{Health, Lane, Lanes};
 use crate::config::PostgresConfig;
 
-pub use audit_log::AuditEntry;
+pub use audit_log::{AuditEntry, Deed};
 pub use broadcasters::BroadcasterPosition;
 pub use error::{Constraint, PostgresError};
 pub use nodes::NodePut;

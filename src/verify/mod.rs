@@ -22,7 +22,8 @@ pub use mend::Mending;
 use crate::{
     config::Config,
     domain::{Partition, Renditions},
-    nodes::{NodeClient, credentials::NodeCredentials},
+    node_credentials::NodeCredentials,
+    nodes::NodeClient,
     postgres::Postgres,
     rebuild::{Rebuild, RebuildError},
     redis::{Redis, RedisError},

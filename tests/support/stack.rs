@@ -7,7 +7,7 @@ use onair::{
     config::{Config, ConfigSecret},
     domain::{NodeName, PublicUrls},
     lifecycle::Tasks,
-    nodes::credentials::NodeCredentials,
+    node_credentials::NodeCredentials,
     replica,
 };
 use serde_json::{Value, json};

@@ -24,8 +24,6 @@ use self::{
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// How often the servers take turns.
-const ALTERNATIONS: usize = 5;
 const KEYS: usize = 10_000;
 /// How many keys there are when the start is timed.
 const MANY_KEYS: i64 = 100_000;
@@ -42,12 +40,17 @@ const AT_100: Load = Load {
     callers: 100,
     connections: Connections::Fresh,
     calls: 8_000,
+    turns: 11,
     held_to: HeldTo { throughput_min: 0.75, ..HeldTo::NOTHING },
 };
+/// As many as make a second or so: a hundredth of them is more than one moment in which the machine does something else.
 const ALONE: Load =
-    Load { callers: 1, calls: 2_000, held_to: HeldTo { p50_max: 1.25, p99_max: 1.5, ..HeldTo::NOTHING }, ..AT_100 };
+    Load { callers: 1, calls: 4_000, held_to: HeldTo { p50_max: 1.25, p99_max: 1.5, ..HeldTo::NOTHING }, ..AT_100 };
 const AT_1000: Load =
-    Load { callers: 1_000, calls: 8_000, held_to: HeldTo { throughput_min: 0.8, ..HeldTo::NOTHING }, ..AT_100 };
+    Load { callers: 1_000, turns: 5, held_to: HeldTo { throughput_min: 0.8, ..HeldTo::NOTHING }, ..AT_100 };
+/// How many calls a round of refusals has, and how often the servers take turns for each.
+const REFUSED_CALLS: usize = 4_000;
+const REFUSAL_TURNS: usize = 5;
 
 /// What a refusal by checksum costs at most, in processor time of the bare floor, its Redis included. It should be less than that of
 /// the floor, which does more than the bare one.
@@ -55,12 +58,14 @@ const CHECKSUM_TO_BARE_MAX: f64 = 1.1;
 
 const USAGE: &str = "usage: onair-bench PROGRAM [admissions|at-1|at-100|at-1000|refusals|lists|start ...], where PROGRAM is the release build of onair";
 
-/// What is measured: how many call at once, on which connections, how many calls a round has.
+/// What is measured: how many call at once, on which connections, how many calls a round has, and how many rounds there are.
 #[derive(Clone, Copy)]
 struct Load {
     callers: usize,
     connections: Connections,
     calls: usize,
+    /// How often the servers take turns, beside a first time that warms up.
+    turns: usize,
     held_to: HeldTo,
 }
 
@@ -109,6 +114,7 @@ async fn bench(onair: &str, parts: &[&str]) -> anyhow::Result<()> {
             "refusals" => {
                 table();
                 for load in [ALONE, AT_100, AT_1000] {
+                    let load = Load { calls: REFUSED_CALLS, turns: REFUSAL_TURNS, ..load };
                     refusals(&subject, load, &mut faults).await?;
                 }
             }
@@ -157,7 +163,7 @@ async fn admissions_of(subject: &Subject, loads: &[Load], faults: &mut Faults) -
     table();
     for &load in loads {
         admissions(subject, load, faults).await?;
-        let kept = Load { connections: Connections::Kept, held_to: HeldTo::NOTHING, ..load };
+        let kept = Load { connections: Connections::Kept, turns: load.turns.min(5), held_to: HeldTo::NOTHING, ..load };
         admissions(subject, kept, faults).await?;
     }
     Ok(())
@@ -167,7 +173,7 @@ async fn admissions(subject: &Subject, load: Load, faults: &mut Faults) -> anyho
     let (mut bare, mut floor, mut onair) = (Turns::default(), Turns::default(), Turns::default());
     let mut whole = Whole::default();
     let nothing = Arc::new(vec![post("/bare", None, &json!({"path": "bench/0"}), load.connections); load.calls]);
-    for number in 0..=ALTERNATIONS {
+    for number in 0..=load.turns {
         let sources: Vec<(String, Uuid)> =
             subject.keys[..load.calls].iter().map(|key| (key.path.clone(), Uuid::new_v4())).collect();
         let requests = sources.iter().enumerate();
@@ -222,7 +228,7 @@ async fn refusals(subject: &Subject, load: Load, faults: &mut Faults) -> anyhow:
         ("refused, other path, beside the bare floor", &disabled.path, &held.secret, 403, f64::INFINITY),
     ] {
         let (mut bare, mut onair) = (Turns::default(), Turns::default());
-        for number in 0..=ALTERNATIONS {
+        for number in 0..=load.turns {
             // From everywhere, so that nobody is slowed down.
             let refused = |_| {
                 let source = Uuid::new_v4();
@@ -243,7 +249,7 @@ async fn refusals(subject: &Subject, load: Load, faults: &mut Faults) -> anyhow:
 
 async fn postgres_per_call(subject: &Subject, load: Load, faults: &mut Faults) -> anyhow::Result<()> {
     let (mut bare, mut query) = (Turns::default(), Turns::default());
-    for number in 0..=ALTERNATIONS {
+    for number in 0..=load.turns {
         let body = json!({"path": "bench/0"});
         let evalsha = Arc::new(vec![post("/bare", None, &body, load.connections); load.calls]);
         let postgres = Arc::new(vec![post("/postgres", None, &body, load.connections); load.calls]);

@@ -3,10 +3,13 @@
 use std::{ffi::OsStr, net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use onair::{
     config::ConfigSecret,
-    dev::servers::{Home, Listen, Persistence, PostgresOptions, PrivatePostgres, PrivateRedis, RedisOptions},
-    nodes::credentials::NodeCredentials,
+    dev::servers::{
+        Home, Listen, Persistence, PostgresOptions, PrivatePostgres, PrivateRedis, RedisOptions, free_port,
+    },
+    node_credentials::NodeCredentials,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -91,10 +94,6 @@ fn ends_with_us(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 impl Subject {
     /// Starts the stores, Onair and the floor, and makes the keys.
     pub async fn start(onair_program: &str, keys: usize) -> anyhow::Result<Self> {
@@ -137,7 +136,7 @@ impl Subject {
         let mut subject = Self {
             onair,
             floor,
-            authorization: format!("Basic {}", base64(&format!("{NODE}:{password}"))),
+            authorization: format!("Basic {}", BASE64_STANDARD.encode(format!("{NODE}:{password}"))),
             keys: Vec::new(),
             process,
             serve: Box::new(move || command("serve")),
@@ -339,17 +338,4 @@ impl Subject {
 /// Who calls the API.
 pub fn api_authorization() -> String {
     format!("Bearer {API_SECRET}")
-}
-
-fn base64(text: &str) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut encoded = String::new();
-    for chunk in text.as_bytes().chunks(3) {
-        let bits = chunk.iter().fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let letter = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
-            encoded.push(if place <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    encoded
 }
