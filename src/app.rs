@@ -251,6 +251,7 @@ async fn project_pending_keys(app: Arc<App>) -> Result<(), TaskError> {
 
 async fn keep_gauges(app: Arc<App>) -> Result<(), TaskError> {
     let mut ticker = every(GAUGES_PERIOD_MS, &app.tasks.stopping());
+    let mut courtesy = app.redis.courtesy();
     while ticker.beat().await {
         let answering = app.stores_answer().await;
         if answering.redis {
@@ -269,7 +270,10 @@ async fn keep_gauges(app: Arc<App>) -> Result<(), TaskError> {
         } else {
             metrics::postgres_down();
         }
-        if let Ok(view) = app.streams.view().await {
+        // Whoever counts what is on air reads all that has changed.
+        if !courtesy.has_to_wait()
+            && let Ok(view) = app.streams.view().await
+        {
             view.snapshot.count_into_metrics(app.nodes.fleet().keys());
         }
     }

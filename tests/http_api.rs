@@ -290,7 +290,11 @@ async fn the_open_endpoints_need_no_credentials() {
 
     // What is told while Redis is away is the last that was known, so something has to be known.
     assert_eq!(replica.api.get("/v1/streams").await.expect(200).json["stale"], false);
+    node(&replica, "edge-1").await;
+    let reachable = async || replica.api.get("/v1/nodes").await.expect(200).json["items"][0]["reachable"].clone();
+    until("the node was asked", async || reachable().await.is_boolean()).await;
     stack.redis.kill().await.unwrap();
+    assert_eq!(reachable().await, Value::Null, "nobody knows");
     let unready = api.get("/readyz").await.expect_problem(503, "not_ready");
     assert_eq!(unready.json["dependencies"], json!({"redis": "unavailable", "postgres": "ok"}));
     assert_eq!(replica.api.get("/v1/streams").await.expect(200).json["stale"], true);

@@ -37,8 +37,8 @@ pub struct Node {
     #[schema(value_type = String, format = "uri")]
     control_url: Url,
     public_urls: PublicUrls,
-    /// Whether it answered when it was last asked.
-    reachable: bool,
+    /// Whether it answered when it was last asked; `null` before the first time, and while Redis, which keeps that, is away.
+    reachable: Option<bool>,
     /// Why it did not.
     fault: Option<NodeFault>,
     /// The same in a sentence.
@@ -60,13 +60,14 @@ pub struct Node {
 
 impl From<NodeReport> for Node {
     fn from(NodeReport { node, status, streams }: NodeReport) -> Self {
+        let reachable = status.as_ref().map(|status| status.reachable);
         let status = status.unwrap_or_default();
         let unless_empty = |text: String| (!text.is_empty()).then_some(text);
         Self {
             name: node.name,
             control_url: node.control_url,
             public_urls: node.public_urls,
-            reachable: status.reachable,
+            reachable,
             fault: status.fault,
             fault_detail: unless_empty(status.fault_detail),
             unreachable_since: status.unreachable_since,

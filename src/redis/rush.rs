@@ -1,8 +1,8 @@
 //! What can wait waits while publishers come in a rush.
 //!
-//! A node that restarts sends all its encoders at once. The history, and what this replica remembers of what is on air, cost
-//! as much for each of them as the admission itself, and would be paid for by those who wait. So they keep still, for a
-//! moment: a rush that goes on for longer has to bear them.
+//! A node that restarts sends all its encoders at once. The history, what this replica remembers of what is on air, and the count of
+//! that for the metrics cost as much for each of them as the admission itself, and would be paid for by those who wait. So they
+//! keep still, for a moment: a rush that goes on for longer has to bear them.
 
 use std::{
     sync::{
