@@ -7,8 +7,10 @@ use onair::{
     postgres::{EndedFilter, RecordedStreams, StreamRecord, Totals},
 };
 use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use support::files;
 use support::records::{at, broadcaster, ended, first_page, key_for, live, record, stream};
-use support::stores::postgres;
+use support::stores::{database, postgres, postgres_at};
 
 #[tokio::test]
 async fn a_stream_comes_back_as_its_last_transition_left_it() {
@@ -187,4 +189,49 @@ async fn open_streams_come_in_pages_by_path_of_all_nodes_or_of_one() {
     assert_eq!((paths(&rest), rest.next), (vec!["live/3".to_owned()], None));
     let of_node = postgres.open_streams(Some(&"edge-2".parse().unwrap()), &first_page(3)).await.unwrap();
     assert_eq!(paths(&of_node), ["live/3"]);
+}
+
+/// The statements of `docs/operations.md` that delete what is old.
+fn documented_deletions() -> Vec<String> {
+    let text = files::text("docs/operations.md");
+    let section = text.split("\n## ").find(|section| section.starts_with("What is kept, and for how long\n"));
+    let blocks = section.expect("it has the section").split("```sql\n").skip(1);
+    blocks.map(|block| block.split("```").next().expect("it ends").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_the_documents_delete_is_old_and_needed_by_nobody() {
+    let url = database().await;
+    let postgres = postgres_at(&url);
+    postgres.migrate().await.unwrap();
+    let ada = broadcaster(&postgres).await;
+    let (key, other) = (key_for(&postgres, &ada, "live/ada").await, key_for(&postgres, &ada, "live/other").await);
+    let open = live(stream(&other, 1));
+    let shows_that_it_is_over = ended(stream(&other, 2), 60);
+    let old = ended(stream(&key, 3), 60);
+    let recent = ended(stream(&key, 4), 60);
+    let newest = ended(stream(&key, 5), 60);
+    let all = [&open, &shows_that_it_is_over, &old, &recent, &newest].map(|stream| record(stream.clone()));
+    postgres.record_streams(&all).await.unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    // All of a year ago, but for one.
+    let when = "UPDATE streams SET ended_at = now() - CASE id WHEN $1 THEN interval '1 day' ELSE interval '1 year' END
+        WHERE ended_at IS NOT NULL";
+    sqlx::query(when).bind(recent.id.0).execute(&mut connection).await.unwrap();
+    let lines = "INSERT INTO audit_log (at, actor, action, detail)
+        SELECT now() - interval '3 years', 'api-1', action, '{}' FROM unnest(ARRAY['key_created', 'node_removed']) AS action";
+    sqlx::query(lines).execute(&mut connection).await.unwrap();
+
+    let statements = documented_deletions();
+    assert_eq!(statements.len(), 2, "one for each table");
+    for statement in statements {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    }
+    assert_eq!(postgres.stream(old.id).await.unwrap(), None);
+    for kept in [&open, &shows_that_it_is_over, &recent, &newest] {
+        assert!(postgres.stream(kept.id).await.unwrap().is_some(), "epoch {:?}", kept.epoch);
+    }
+    let left = "SELECT action FROM audit_log WHERE at < now() - interval '2 years'";
+    let left: Vec<String> = sqlx::query_scalar(left).fetch_all(&mut connection).await.unwrap();
+    assert_eq!(left, ["node_removed"]);
 }
