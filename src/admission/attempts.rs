@@ -4,9 +4,12 @@
 //! - A full queue or a Redis that is away costs the note, not the answer.
 //! - An encoder that tries again every few seconds does not take the place of all others: see [`Noticed`].
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
-use moka::sync::Cache;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -28,32 +31,59 @@ const COLLECT: Duration = Duration::from_millis(50);
 /// How long a refusal is not noted once more.
 const REPEATED_AFTER: Duration = Duration::from_secs(30);
 /// The most refusals that are remembered for that.
-const REMEMBERED_MAX: u64 = 10_000;
+const REMEMBERED_MAX: usize = 16_384;
+/// The part of a place that tells the second: half a year of them.
+const SECONDS: u64 = (1 << 24) - 1;
 
 /// What makes a refusal the same as one before: the path, why, the key where it is known, and the address.
-type Sameness = (StreamPath, RefusalCode, Option<KeyId>, String);
+type Sameness<'a> = (&'a StreamPath, RefusalCode, Option<KeyId>, &'a str);
 
 /// Which refusals this replica noted in the last half minute. The same one again says nothing new, and what a partition keeps is
 /// bounded.
-pub(super) struct Noticed(Cache<Sameness, ()>);
+///
+/// A table of fixed size without a lock, because a flood of wrong keys passes through it: a refusal has one place, which holds a part of
+/// its hash and the second in which it was noted. Two that share a place forget each other, so that one is noted once too often.
+pub(super) struct Noticed {
+    hasher: RandomState,
+    began: Instant,
+    places: Box<[AtomicU64]>,
+}
 
 impl Noticed {
     pub(super) fn new() -> Self {
-        Self::repeating_after(REPEATED_AFTER)
-    }
-
-    fn repeating_after(duration: Duration) -> Self {
-        Self(Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(duration).build())
+        let places = std::iter::repeat_with(AtomicU64::default).take(REMEMBERED_MAX).collect();
+        Self { hasher: RandomState::new(), began: Instant::now(), places }
     }
 
     /// Whether it is another one than those of the last half minute, to which it belongs from now on.
-    fn is_news(&self, refusal: &Sameness) -> bool {
-        self.0.entry_by_ref(refusal).or_insert(()).is_fresh()
+    fn is_news(&self, refusal: &Sameness<'_>) -> bool {
+        self.is_news_at(refusal, self.began.elapsed())
+    }
+
+    fn is_news_at(&self, refusal: &Sameness<'_>, since_began: Duration) -> bool {
+        let (place, mark) = self.place_of(refusal);
+        // Not from 0 on: a place that holds 0 is one where nothing was noted.
+        let now = (since_began.as_secs() + 1) & SECONDS;
+        let noted = place.load(Ordering::Relaxed);
+        let is_same = noted != 0 && noted & !SECONDS == mark;
+        if is_same && now.wrapping_sub(noted) & SECONDS < REPEATED_AFTER.as_secs() {
+            return false;
+        }
+        place.store(mark | now, Ordering::Relaxed);
+        true
     }
 
     /// It could not be noted: the next one is news again.
-    fn forget(&self, refusal: &Sameness) {
-        self.0.invalidate(refusal);
+    fn forget(&self, refusal: &Sameness<'_>) {
+        self.place_of(refusal).0.store(0, Ordering::Relaxed);
+    }
+
+    /// Where it is noted, and as what.
+    fn place_of(&self, refusal: &Sameness<'_>) -> (&AtomicU64, u64) {
+        let hash = self.hasher.hash_one(refusal);
+        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
+        let place = &self.places[hash as usize % REMEMBERED_MAX];
+        (place, hash & !SECONDS)
     }
 }
 
@@ -87,7 +117,7 @@ impl Admission {
             return;
         }
         let Ok(path) = request.path.parse::<StreamPath>() else { return };
-        let same = (path.clone(), refusal.code, decision.key_id, bounded(&request.ip, 64).to_owned());
+        let same = (&path, refusal.code, decision.key_id, bounded(&request.ip, 64));
         if !self.inner.noticed.is_news(&same) {
             return;
         }
@@ -95,7 +125,7 @@ impl Admission {
         let attempt = Attempt {
             at: Timestamp::now(),
             code: refusal.code.as_str().to_owned(),
-            path,
+            path: path.clone(),
             node: node.clone(),
             key_id: decision.key_id,
             protocol: bounded(&request.protocol, 16).to_owned(),
@@ -164,24 +194,19 @@ async fn write(redis: &Redis, batch: &mut Vec<Noted>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
-
-    fn refusal(path: &str, code: RefusalCode, address: &str) -> Sameness {
-        (path.parse().unwrap(), code, None, address.to_owned())
-    }
 
     #[test]
     fn the_same_refusal_is_news_once_and_every_other_at_once() {
         let noticed = Noticed::new();
-        let first = refusal("live/ada", RefusalCode::KeyUnknown, "192.0.2.1");
+        let (ada, bob): (StreamPath, StreamPath) = ("live/ada".parse().unwrap(), "live/bob".parse().unwrap());
+        let first = (&ada, RefusalCode::KeyUnknown, None, "192.0.2.1");
         assert!(noticed.is_news(&first) && !noticed.is_news(&first));
         for other in [
-            refusal("live/bob", RefusalCode::KeyUnknown, "192.0.2.1"),
-            refusal("live/ada", RefusalCode::KeyInUse, "192.0.2.1"),
-            refusal("live/ada", RefusalCode::KeyUnknown, "192.0.2.2"),
-            (first.0.clone(), first.1, Some(KeyId::generate()), first.3.clone()),
+            (&bob, RefusalCode::KeyUnknown, None, "192.0.2.1"),
+            (&ada, RefusalCode::KeyInUse, None, "192.0.2.1"),
+            (&ada, RefusalCode::KeyUnknown, None, "192.0.2.2"),
+            (&ada, RefusalCode::KeyUnknown, Some(KeyId::generate()), "192.0.2.1"),
         ] {
             assert!(noticed.is_news(&other) && !noticed.is_news(&other));
         }
@@ -191,14 +216,13 @@ mod tests {
 
     #[test]
     fn the_same_refusal_is_news_again_after_a_while() {
-        let noticed = Noticed::repeating_after(Duration::from_millis(200));
-        let same = refusal("live/ada", RefusalCode::KeyUnknown, "192.0.2.1");
-        let noted_at = Instant::now();
-        assert!(noticed.is_news(&same));
-        while !noticed.is_news(&same) {
-            assert!(noted_at.elapsed() < Duration::from_secs(20), "it never is");
-            std::thread::yield_now();
+        let noticed = Noticed::new();
+        let path = "live/ada".parse().unwrap();
+        let same = (&path, RefusalCode::KeyUnknown, None, "192.0.2.1");
+        // At the start, and where the seconds begin anew.
+        for began_s in [0, SECONDS - 10] {
+            let is_news = |after_s| noticed.is_news_at(&same, Duration::from_secs(began_s + after_s));
+            assert_eq!([0, 1, 29, 30, 31, 60].map(is_news), [true, false, false, true, false, true]);
         }
-        assert!(noted_at.elapsed() >= Duration::from_millis(200));
     }
 }
