@@ -29,11 +29,17 @@ async fn node(api: &ApiClient, service: &Service) -> Arc<MediaMtx> {
     node
 }
 
-#[tokio::test]
-async fn every_decision_is_one_line_that_says_who_what_where_and_how_long() {
+/// Stores, and the service on them, whose log is read.
+async fn start() -> (Stack, Service, ApiClient) {
     let stack = Stack::start().await;
     let service = Service::start(&stack.config, &[]).await;
     let api = ApiClient::connect(&service.url(), API_SECRET).await;
+    (stack, service, api)
+}
+
+#[tokio::test]
+async fn every_decision_is_one_line_that_says_who_what_where_and_how_long() {
+    let (_stack, service, api) = start().await;
     let node = node(&api, &service).await;
     let (key_id, secret) = key(&api, "live/ada").await;
     let (_, strange) = key(&api, "live/bob").await;
@@ -96,9 +102,7 @@ async fn every_decision_is_one_line_that_says_who_what_where_and_how_long() {
 /// A read leaves nothing in the log, so nothing is carried along for it; but its failure has to be found.
 #[tokio::test]
 async fn a_read_that_fails_is_one_line_that_says_which_request_it_was() {
-    let stack = Stack::start().await;
-    let service = Service::start(&stack.config, &[]).await;
-    let api = ApiClient::connect(&service.url(), API_SECRET).await;
+    let (stack, service, api) = start().await;
     api.get("/v1/broadcasters").await.expect(200);
     let mut postgres = PgConnection::connect(stack.config.postgres.url.reveal()).await.unwrap();
     sqlx::query("ALTER TABLE broadcasters RENAME TO elsewhere").execute(&mut postgres).await.unwrap();
@@ -121,9 +125,7 @@ async fn a_read_that_fails_is_one_line_that_says_which_request_it_was() {
 
 #[tokio::test]
 async fn a_stop_is_one_line_that_says_who_and_another_one_where_the_audit_log_does_not_take_it() {
-    let stack = Stack::start().await;
-    let service = Service::start(&stack.config, &[]).await;
-    let api = ApiClient::connect(&service.url(), API_SECRET).await;
+    let (stack, service, api) = start().await;
     let node = node(&api, &service).await;
     let keys = [("live/ada", key(&api, "live/ada").await.1), ("live/bob", key(&api, "live/bob").await.1)];
     let mut request_ids = Vec::new();

@@ -20,6 +20,7 @@ use support::{
     stack::{API_SECRET, Stack},
     stores::{postgres_at, until},
 };
+use tempfile::TempDir;
 
 const USER: &str = "onair";
 const WORD: &str = "the-password-of-the-user-onair";
@@ -46,6 +47,14 @@ fn make_certificate(directory: &Path, name: &str) {
     openssl(directory, &format!("x509 -req -in server.csr {by} -out server.pem"));
 }
 
+/// A server's certificate, the authority that vouches for it, and another one; and where they are.
+fn certificates() -> (TempDir, [PathBuf; 2]) {
+    let directory = tempfile::tempdir().unwrap();
+    let authorities = ["ours", "another"].map(|name| make_authority(directory.path(), name));
+    make_certificate(directory.path(), "ours");
+    (directory, authorities)
+}
+
 /// A Redis that speaks TLS, with a user for Onair, and where it is.
 async fn start_redis(directory: &Path) -> (PrivateRedis, u16) {
     let place = directory.display();
@@ -65,10 +74,7 @@ async fn start_redis(directory: &Path) -> (PrivateRedis, u16) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_over_tls_serves_publishers_whose_authority_is_named_and_nobody_else() {
-    let directory = tempfile::tempdir().unwrap();
-    let ours = make_authority(directory.path(), "ours");
-    let another = make_authority(directory.path(), "another");
-    make_certificate(directory.path(), "ours");
+    let (directory, [ours, another]) = certificates();
     let (redis, port) = start_redis(directory.path()).await;
     let url = |word: &str| ConfigSecret::new(format!("rediss://{USER}:{word}@127.0.0.1:{port}"));
     let stack = Stack::start_on(redis, |config| {
@@ -137,10 +143,7 @@ async fn start_postgres(directory: &Path) -> PrivatePostgres {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_over_tls_is_believed_where_its_authority_is_named_and_nowhere_else() {
-    let directory = tempfile::tempdir().unwrap();
-    let ours = make_authority(directory.path(), "ours");
-    let another = make_authority(directory.path(), "another");
-    make_certificate(directory.path(), "ours");
+    let (directory, [ours, another]) = certificates();
     let server = start_postgres(directory.path()).await;
     let url = server.url();
 

@@ -14,7 +14,7 @@ use std::{
 use url::Url;
 
 use super::{ConfigSecret, LogFormat, WhenFull, secret};
-use crate::domain::{OpenPaths, OpenPathsError, Renditions, RenditionsError};
+use crate::domain::{OpenPaths, Renditions};
 
 /// One setting: where it stands in the file, and which variable overrides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,27 +103,21 @@ impl Setting for String {
     }
 }
 
-impl Setting for Renditions {
-    fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error: RenditionsError| error.to_string())
-    }
+macro_rules! list_of_texts {
+    ($($type:ty),+) => {$(
+        impl Setting for $type {
+            fn from_text(text: &str) -> Result<Self, String> {
+                text.parse::<Self>().map_err(|error| error.to_string())
+            }
 
-    fn from_toml(value: toml::Value) -> Result<Self, String> {
-        let suffixes: Vec<String> = value.try_into().map_err(|_| "expected a list of texts".to_owned())?;
-        Self::new(suffixes).map_err(|error| error.to_string())
-    }
+            fn from_toml(value: toml::Value) -> Result<Self, String> {
+                let texts: Vec<String> = value.try_into().map_err(|_| "expected a list of texts".to_owned())?;
+                Self::new(texts).map_err(|error| error.to_string())
+            }
+        }
+    )+};
 }
-
-impl Setting for OpenPaths {
-    fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error: OpenPathsError| error.to_string())
-    }
-
-    fn from_toml(value: toml::Value) -> Result<Self, String> {
-        let paths: Vec<String> = value.try_into().map_err(|_| "expected a list of texts".to_owned())?;
-        Self::new(&paths).map_err(|error| error.to_string())
-    }
-}
+list_of_texts!(Renditions, OpenPaths);
 
 impl Setting for SocketAddr {
     fn from_text(text: &str) -> Result<Self, String> {

@@ -65,3 +65,9 @@ pub struct ChangedBy {
     /// The id of the request, where there is one.
     pub request_id: Option<String>,
 }
+
+/// The names of the fields that differ, as the audit log has them.
+#[must_use]
+pub fn names_of_changed<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
+    fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}

@@ -27,7 +27,7 @@ mod words;
 mod wrong;
 
 pub use attempt::Attempt;
-pub use audit::{Actor, AuditAction, ChangedBy};
+pub use audit::{Actor, AuditAction, ChangedBy, names_of_changed};
 pub use broadcaster::Broadcaster;
 pub use cursor::{Cursor, CursorError, Page, PageRequest, Position};
 pub use ids::{BroadcasterId, Epoch, KeyId, NodeName, NodeNameError, Revision, SourceId, StreamId};

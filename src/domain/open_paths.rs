@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::StreamPath;
+use super::{StreamPath, text::between_commas};
 
 /// Paths, and beginnings of paths: what `MediaMTX` nodes have from elsewhere, such as cameras that they pull, and nobody was admitted for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,8 +25,8 @@ impl OpenPaths {
     ///
     /// # Errors
     /// Where one of them is neither a path nor a path with a slash behind it.
-    pub fn new(paths: &[String]) -> Result<Self, OpenPathsError> {
-        paths.iter().map(|text| text.parse()).collect::<Result<_, _>>().map(Self)
+    pub fn new(paths: Vec<String>) -> Result<Self, OpenPathsError> {
+        paths.into_iter().map(|text| text.parse()).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether anybody may watch `path`.
@@ -54,8 +54,7 @@ impl FromStr for OpenPaths {
 
     /// Paths with commas between them.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let paths = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned);
-        Self::new(&paths.collect::<Vec<_>>())
+        Self::new(between_commas(text))
     }
 }
 
@@ -83,7 +82,7 @@ mod tests {
     #[test]
     fn what_would_open_everything_or_nothing_is_refused() {
         for bad in ["/", "/cameras", "cameras//", "cam eras", "cameras/*", ""] {
-            assert_eq!(OpenPaths::new(&[bad.to_owned()]), Err(OpenPathsError), "{bad}");
+            assert_eq!(OpenPaths::new(vec![bad.to_owned()]), Err(OpenPathsError), "{bad}");
         }
         assert_eq!("".parse::<OpenPaths>(), Ok(OpenPaths::default()));
     }

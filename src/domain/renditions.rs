@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::StreamPath;
+use super::{StreamPath, text::between_commas};
 
 /// The endings by which renditions are told from streams, the same for the whole fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,8 +42,7 @@ impl FromStr for Renditions {
 
     /// Endings with commas between them.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let suffixes = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned);
-        Self::new(suffixes.collect())
+        Self::new(between_commas(text))
     }
 }
 

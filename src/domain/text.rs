@@ -73,3 +73,8 @@ impl<'de> Deserialize<'de> for Label {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
+
+/// The texts of a list that was written with commas between them. What is empty is none.
+pub(super) fn between_commas(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}

@@ -261,7 +261,7 @@ impl Nodes {
                 progress: on_air.progress_of(stream),
             };
             match self.inner.redis.end(&request).await {
-                Ok(Ending::Ended(ended)) => note_end(&ended, EndReason::NodeRemoved),
+                Ok(Ending::Ended(ended)) => note_end(&ended),
                 Ok(_) => {}
                 Err(error) => outcome = Err(error.into()),
             }

@@ -5,7 +5,9 @@ use serde_json::json;
 use sqlx::{Connection as _, PgConnection, QueryBuilder, Row as _, postgres::PgRow, types::Json};
 
 use super::{Change, PAGE_ITEMS_MAX, Postgres, PostgresError, audit_log, audit_log::Subject, lanes::Lane, rows};
-use crate::domain::{AuditAction, Broadcaster, BroadcasterId, ChangedBy, Label, Metadata, Page, PageRequest, Position};
+use crate::domain::{
+    AuditAction, Broadcaster, BroadcasterId, ChangedBy, Label, Metadata, Page, PageRequest, Position, names_of_changed,
+};
 
 /// A place in the list of broadcasters, which begins with the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,14 +176,11 @@ async fn touch_keys(connection: &mut PgConnection, id: BroadcasterId) -> Result<
 }
 
 fn changed_fields(before: &Broadcaster, after: &Broadcaster) -> Vec<&'static str> {
-    [
+    names_of_changed([
         ("display_name", before.display_name != after.display_name),
         ("contact", before.contact != after.contact),
         ("metadata", before.metadata != after.metadata),
-    ]
-    .into_iter()
-    .filter_map(|(field, differs)| differs.then_some(field))
-    .collect()
+    ])
 }
 
 fn broadcaster(row: &PgRow) -> Result<Broadcaster, sqlx::Error> {

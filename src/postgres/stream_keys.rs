@@ -15,7 +15,7 @@ use super::{
 };
 use crate::domain::{
     AuditAction, BroadcasterId, ChangedBy, KeyId, KeyStatus, Label, Metadata, OnConflict, Page, PageRequest, Playback,
-    Position, Revision, SecretHash, StreamKey, StreamPath, Timestamp,
+    Position, Revision, SecretHash, StreamKey, StreamPath, Timestamp, names_of_changed,
 };
 
 /// What an administrator sets about a key.
@@ -436,7 +436,7 @@ fn push_filter(query: &mut QueryBuilder<PostgresDriver>, filter: &KeyFilter) {
 
 /// The names of the settings that differ. What the database counts and times by itself is not among them.
 fn changed_fields(before: &StreamKey, after: &StreamKey) -> Vec<&'static str> {
-    [
+    names_of_changed([
         ("label", before.label != after.label),
         ("title", before.title != after.title),
         ("description", before.description != after.description),
@@ -445,10 +445,7 @@ fn changed_fields(before: &StreamKey, after: &StreamKey) -> Vec<&'static str> {
         ("on_conflict", before.on_conflict != after.on_conflict),
         ("playback", before.playback != after.playback),
         ("expires_at", before.expires_at != after.expires_at),
-    ]
-    .into_iter()
-    .filter_map(|(field, differs)| differs.then_some(field))
-    .collect()
+    ])
 }
 
 pub(super) fn key_with_owner(row: &PgRow) -> Result<KeyWithOwner, sqlx::Error> {

@@ -68,7 +68,7 @@ struct Known {
 /// What became of one stream.
 enum Fate {
     Restored,
-    Ended(EndReason),
+    Ended(Box<Stream>),
     Over(EndReason),
     Held,
 }
@@ -132,9 +132,9 @@ impl Restorer {
             match fate {
                 Fate::Restored => report.restored += 1,
                 Fate::Held => report.held += 1,
-                Fate::Ended(reason) => {
+                Fate::Ended(ended) => {
                     report.ended += 1;
-                    note_end(stream, reason);
+                    note_end(&ended);
                 }
                 Fate::Over(reason) => over.push((stream, reason)),
             }
@@ -186,10 +186,8 @@ impl Restorer {
         let bringing: Vec<_> = to_bring.map(|projection| self.redis.project(projection, &memory)).collect();
         let mut bringing = stream::iter(bringing).buffered(AT_ONCE);
         while let Some(brought) = bringing.next().await {
-            if let Some(stream) = brought?.ended()
-                && let Some(reason) = stream.end_reason()
-            {
-                note_end(&stream, reason);
+            if let Some(stream) = brought?.ended() {
+                note_end(&stream);
             }
         }
         Ok(keys.into_iter().map(|key| (key.key.id, key)).collect())
@@ -207,10 +205,8 @@ impl Restorer {
                 tracing::info!(stream_id = %stream.id, path = %stream.path, node = %stream.node, "a stream is back on its path");
                 Ok(Fate::Restored)
             }
-            Restored::Ended(ended) => match ended.end_reason() {
-                Some(reason) => Ok(Fate::Ended(reason)),
-                None => Err(RedisError::Protocol("a stream that ended has not".to_owned()).into()),
-            },
+            Restored::Ended(ended) if ended.end_reason().is_some() => Ok(Fate::Ended(ended)),
+            Restored::Ended(_) => Err(RedisError::Protocol("a stream that ended has not".to_owned()).into()),
             // It was there a moment ago: so was all the rest.
             Restored::KeyAbsent => Err(RedisError::MemoryLost.into()),
             Restored::Held(by) if by.id != stream.id && by.epoch > stream.epoch => Ok(Fate::Over(EndReason::Lost)),
@@ -226,9 +222,10 @@ impl Restorer {
             let revision = Revision(stream.revision.0 + 1);
             StreamRecord { stream: Stream { revision, state, ..Stream::clone(stream) }, totals: None }
         };
-        self.postgres.record_streams(&over.iter().map(ended).collect::<Vec<_>>()).await?;
-        for (stream, reason) in over {
-            note_end(stream, *reason);
+        let records: Vec<StreamRecord> = over.iter().map(ended).collect();
+        self.postgres.record_streams(&records).await?;
+        for record in &records {
+            note_end(&record.stream);
         }
         Ok(())
     }

@@ -174,10 +174,8 @@ impl StreamKeys {
     pub(crate) async fn project(&self, key: &KeyWithOwner, memory: &Generations) -> Result<Projected, RedisError> {
         let projection = KeyProjection::new(&key.key, &key.broadcaster_name);
         let projected = self.redis.project(&projection, memory).await?;
-        if let Projected::Written { ended: Some(stream) } = &projected
-            && let Some(reason) = stream.end_reason()
-        {
-            note_end(stream, reason);
+        if let Projected::Written { ended: Some(stream) } = &projected {
+            note_end(stream);
         }
         Ok(projected)
     }

@@ -22,8 +22,7 @@ const DUE_MAX: i64 = 200;
 pub(super) async fn keep(redis: Redis, kick_owed: Arc<Notify>, stopping: CancellationToken) -> Result<(), TaskError> {
     let mut ticker = every(PERIOD_MS, &stopping);
     while ticker.beat().await {
-        let kept = end_what_is_due(&redis, &kick_owed).await;
-        if let Err(error) = kept {
+        if let Err(error) = end_what_is_due(&redis, &kick_owed).await {
             tracing::debug!(%error, "deadlines could not be kept; they are kept as soon as Redis is back");
         }
     }
@@ -40,9 +39,7 @@ async fn end_what_is_due(redis: &Redis, kick_owed: &Notify) -> Result<(), RedisE
         }
         match redis.expire(&path).await {
             Ok(Ending::Ended(stream)) => {
-                if let Some(reason) = stream.end_reason() {
-                    note_end(&stream, reason);
-                }
+                note_end(&stream);
                 kick_owed.notify_one();
             }
             Ok(Ending::OtherSource | Ending::NotHeld | Ending::NotDue) => {}

@@ -23,7 +23,7 @@ pub use snapshot::{ProgressBySource, Snapshot};
 use crate::{
     domain::{
         ChangedBy, EndReason, Metadata, NodeName, Page, PageRequest, Progress, SourceId, SourceType, Stream, StreamId,
-        StreamInfo, StreamPath, StreamState, StreamStateWord, Timestamp,
+        StreamInfo, StreamPath, StreamState, StreamStateWord, Timestamp, names_of_changed,
     },
     lifecycle::Tasks,
     metrics,
@@ -268,7 +268,7 @@ impl Streams {
         };
         match self.redis.end(&request).await? {
             Ending::Ended(stream) => {
-                note_end(&stream, EndReason::Stopped);
+                note_end(&stream);
                 self.kick_owed.notify_one();
                 Ok(*stream)
             }
@@ -318,7 +318,7 @@ impl Streams {
         };
         let ending = self.redis.end(&request).await?;
         match &ending {
-            Ending::Ended(stream) => note_end(stream, EndReason::Unpublished),
+            Ending::Ended(stream) => note_end(stream),
             Ending::OtherSource | Ending::NotHeld | Ending::NotDue => {
                 tracing::info!(path = %word.path, %node, source_id = %word.source_id, "hook: a late word about a publisher that is gone");
             }
@@ -329,17 +329,17 @@ impl Streams {
 
 /// The names of the fields in which two descriptions differ.
 fn changed_fields(before: &StreamInfo, after: &StreamInfo) -> Vec<&'static str> {
-    let fields = [
+    names_of_changed([
         ("title", before.title != after.title),
         ("description", before.description != after.description),
         ("metadata", before.metadata != after.metadata),
         ("recording", before.recording != after.recording),
-    ];
-    fields.into_iter().filter_map(|(name, is_changed)| is_changed.then_some(name)).collect()
+    ])
 }
 
-/// Counts the end of a stream, and says so in the log.
-pub(crate) fn note_end(stream: &Stream, reason: EndReason) {
+/// Counts the end of a stream that has ended, and says so in the log.
+pub(crate) fn note_end(stream: &Stream) {
+    let Some(reason) = stream.end_reason() else { return };
     metrics::stream_ended(reason);
     tracing::info!(
         stream_id = %stream.id, path = %stream.path, node = %stream.node, source_id = %stream.source.id,

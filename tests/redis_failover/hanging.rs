@@ -1,6 +1,9 @@
 //! A master of a cluster that hangs, before the others give it up, or refuses: what others hold goes on as ever.
 
+use std::sync::Arc;
+
 use onair::{
+    config::Config,
     dev::servers::PrivateRedis,
     domain::{Partition, StreamPath, Timestamp},
 };
@@ -11,14 +14,23 @@ use uuid::Uuid;
 use super::{
     failovers::{keys_on_master, paths_on_master},
     support::{
-        mediamtx::PublishOutcome,
+        mediamtx::{MediaMtx, PublishOutcome},
         raw_redis,
         redis_cluster::{ClusterOptions, RedisCluster},
-        stack::{Stack, TestKey},
+        stack::{Replica, Stack, TestKey},
         stores::{redis_at, until},
         test_redis::TestRedis,
     },
 };
+
+/// A cluster of three masters, a replica of ours, and a node that asks it.
+async fn start(change: impl FnOnce(&mut Config)) -> (Stack, Replica, Arc<MediaMtx>) {
+    let redis = TestRedis::Cluster(RedisCluster::start(ClusterOptions::calm()).await);
+    let stack = Stack::start_on(redis, change).await;
+    let replica = stack.replica().await;
+    let node = replica.mediamtx("edge-1").await;
+    (stack, replica, node)
+}
 
 fn path_of(key: &TestKey) -> StreamPath {
     key.path.parse().expect("a path")
@@ -32,10 +44,7 @@ fn partition_of(key: &TestKey) -> usize {
 /// question for what is due.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_master_holds_is_revoked_and_expires_as_ever() {
-    let redis = TestRedis::Cluster(RedisCluster::start(ClusterOptions::calm()).await);
-    let stack = Stack::start_on(redis, |config| config.redis.command_timeout_ms = 200).await;
-    let replica = stack.replica().await;
-    let node = replica.mediamtx("edge-1").await;
+    let (stack, replica, node) = start(|config| config.redis.command_timeout_ms = 200).await;
     let keys = keys_on_master(0, &stack, &replica, 2).await;
     let [revoked, expiring] = &keys[..] else { unreachable!("two were made") };
     let publisher = node.publish(revoked.publisher()).await.admitted();
@@ -80,10 +89,7 @@ async fn forget_who_looked(master: &PrivateRedis) {
 /// The cause: the first refusal ended the work on all that was due, and what all partitions were asked at once failed with one of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_one_master_is_full_what_another_holds_expires_and_is_mended_as_ever() {
-    let redis = TestRedis::Cluster(RedisCluster::start(ClusterOptions::calm()).await);
-    let stack = Stack::start_on(redis, |_| ()).await;
-    let replica = stack.replica().await;
-    let node = replica.mediamtx("edge-1").await;
+    let (stack, replica, node) = start(|_| ()).await;
     // What is due is worked through in the order of partitions. The second master has the leases: without those nothing is mended.
     let of_full = keys_on_master(2, &stack, &replica, 8).await.into_iter().min_by_key(partition_of).expect("a key");
     let others = keys_on_master(0, &stack, &replica, 8).await;
@@ -119,10 +125,7 @@ async fn while_one_master_is_full_what_another_holds_expires_and_is_mended_as_ev
 /// The cause: the oldest changes were read again and again, as many as are read at once, while their master gave no answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_behind_hundreds_that_wait_for_a_silent_master_takes_effect() {
-    let redis = TestRedis::Cluster(RedisCluster::start(ClusterOptions::calm()).await);
-    let stack = Stack::start_on(redis, |config| config.redis.command_timeout_ms = 200).await;
-    let replica = stack.replica().await;
-    let node = replica.mediamtx("edge-1").await;
+    let (stack, replica, node) = start(|config| config.redis.command_timeout_ms = 200).await;
     let key = keys_on_master(0, &stack, &replica, 1).await.remove(0);
     let publisher = node.publish(key.publisher()).await.admitted();
     replica.until_live(&key.path).await;

@@ -24,6 +24,9 @@ use self::{
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// How often the servers take turns, and how often where the outcome is held to a ratio that five turns do not tell.
+const TURNS: usize = 5;
+const MANY_TURNS: usize = 11;
 const KEYS: usize = 10_000;
 /// How many keys there are when the start is timed.
 const MANY_KEYS: i64 = 100_000;
@@ -40,17 +43,16 @@ const AT_100: Load = Load {
     callers: 100,
     connections: Connections::Fresh,
     calls: 8_000,
-    turns: 11,
+    turns: MANY_TURNS,
     held_to: HeldTo { throughput_min: 0.75, ..HeldTo::NOTHING },
 };
 /// As many as make a second or so: a hundredth of them is more than one moment in which the machine does something else.
 const ALONE: Load =
     Load { callers: 1, calls: 4_000, held_to: HeldTo { p50_max: 1.25, p99_max: 1.5, ..HeldTo::NOTHING }, ..AT_100 };
 const AT_1000: Load =
-    Load { callers: 1_000, turns: 5, held_to: HeldTo { throughput_min: 0.8, ..HeldTo::NOTHING }, ..AT_100 };
-/// How many calls a round of refusals has, and how often the servers take turns for each.
+    Load { callers: 1_000, turns: TURNS, held_to: HeldTo { throughput_min: 0.8, ..HeldTo::NOTHING }, ..AT_100 };
+/// How many calls a round of refusals has.
 const REFUSED_CALLS: usize = 4_000;
-const REFUSAL_TURNS: usize = 5;
 
 /// What a refusal by checksum costs at most, in processor time of the bare floor, its Redis included. It should be less than that of
 /// the floor, which does more than the bare one.
@@ -114,7 +116,7 @@ async fn bench(onair: &str, parts: &[&str]) -> anyhow::Result<()> {
             "refusals" => {
                 table();
                 for load in [ALONE, AT_100, AT_1000] {
-                    let load = Load { calls: REFUSED_CALLS, turns: REFUSAL_TURNS, ..load };
+                    let load = Load { calls: REFUSED_CALLS, turns: TURNS, ..load };
                     refusals(&subject, load, &mut faults).await?;
                 }
             }
@@ -163,7 +165,7 @@ async fn admissions_of(subject: &Subject, loads: &[Load], faults: &mut Faults) -
     table();
     for &load in loads {
         admissions(subject, load, faults).await?;
-        let kept = Load { connections: Connections::Kept, turns: load.turns.min(5), held_to: HeldTo::NOTHING, ..load };
+        let kept = Load { connections: Connections::Kept, turns: TURNS, held_to: HeldTo::NOTHING, ..load };
         admissions(subject, kept, faults).await?;
     }
     Ok(())

@@ -84,7 +84,7 @@ impl Poller {
             progress: self.memory.progress_of(stream.source.id),
         };
         match self.nodes.inner.redis.end(&request).await {
-            Ok(Ending::Ended(ended)) => note_end(&ended, reason),
+            Ok(Ending::Ended(ended)) => note_end(&ended),
             // It has ended before, or is about another source by now.
             Ok(Ending::OtherSource | Ending::NotHeld | Ending::NotDue) => {}
             Err(error) => report_error(Err(error)),
