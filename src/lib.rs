@@ -18,6 +18,7 @@
 //! | [`verify`] | what the stores and the nodes say, held against each other, for people |
 //! | [`http`] | requests, answers, status codes |
 //! | [`app`], [`replica`] | the capabilities and stores of one replica, assembled; the HTTP in front of them |
+//! | [`store_error`] | that a store gave no answer, for whoever asks both |
 //! | [`lifecycle`], [`logging`], [`metrics`], [`config`] | tasks, log, counters, settings |
 //! | [`cli`], [`dev`] | the commands |
 //!
@@ -50,6 +51,7 @@ pub mod postgres;
 pub mod rebuild;
 pub mod redis;
 pub mod replica;
+pub mod store_error;
 pub mod stream_keys;
 pub mod streams;
 pub mod verify;

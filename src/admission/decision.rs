@@ -2,7 +2,7 @@
 
 use crate::{
     domain::{Epoch, KeyId, StreamId, StreamPath, words},
-    redis::RedisError,
+    redis::{Admission, RedisError},
 };
 
 words! {
@@ -71,6 +71,21 @@ words! {
     }
 }
 
+impl RefusalCode {
+    /// Whether it tells of a wrong key rather than of a busy or closed path.
+    pub(super) fn is_about_the_key(self) -> bool {
+        matches!(
+            self,
+            Self::KeyMalformed
+                | Self::KeyUnknown
+                | Self::KeyRevoked
+                | Self::KeyDisabled
+                | Self::KeyExpired
+                | Self::PathMismatch
+        )
+    }
+}
+
 /// A refusal. `detail` ends up in `MediaMTX`'s log, where the operator reads it: it says what to do next, and holds no
 /// secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +117,47 @@ impl Refusal {
     pub(super) fn state_unavailable(error: &RedisError) -> Self {
         Self::new(RefusalCode::StateUnavailable, format!("refused to be safe: {error}; try again in a moment"))
             .retry_after_ms(1_000)
+    }
+
+    /// How the node is told that `admit` did not admit.
+    pub(super) fn of(admission: &Admission) -> Self {
+        match admission {
+            Admission::KeyAbsent => Self::new(
+                RefusalCode::KeyUnknown,
+                "no such stream key: it was never made here; create one and put it into the encoder",
+            ),
+            Admission::PathMismatch => Self::new(
+                RefusalCode::PathMismatch,
+                "this stream key is for another path: publish to the path that was given with it",
+            ),
+            Admission::KeyRevoked => {
+                Self::new(RefusalCode::KeyRevoked, "this stream key was revoked and stays dead: ask for a new one")
+            }
+            Admission::KeyDisabled => Self::new(
+                RefusalCode::KeyDisabled,
+                "this stream key is switched off: an administrator can enable it again",
+            ),
+            Admission::KeyExpired { since } => Self::new(
+                RefusalCode::KeyExpired,
+                format!("this stream key expired at {since}: an administrator can give it a later expiry"),
+            ),
+            Admission::CoolingDown { until, remaining_ms } => Self::new(
+                RefusalCode::CoolingDown,
+                format!("the stream was stopped by an administrator: the path is closed until {until}"),
+            )
+            .retry_after_ms(*remaining_ms),
+            Admission::KeyInUse { since } => Self::new(
+                RefusalCode::KeyInUse,
+                format!(
+                    "another publisher is on this path since {since}: stop that encoder first, or try again when it is gone"
+                ),
+            )
+            .retry_after_ms(2_000),
+            // These three admit; they are listed so that a new word of `admit` is noticed here by the compiler.
+            Admission::Admitted { .. } | Admission::AdmittedAgain { .. } | Admission::Checked => {
+                Self::state_unavailable(&RedisError::Protocol("an admission was taken for a refusal".to_owned()))
+            }
+        }
     }
 }
 

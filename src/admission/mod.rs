@@ -10,6 +10,7 @@
 //! - Every answer comes within the deadline of the configuration, or a later one where Redis is busy with those who came before.
 //! - No key, password, token or query string leaves this module: not in a decision, not in a log line.
 
+mod abandoned;
 mod attempts;
 mod credentials;
 mod deadline;
@@ -20,15 +21,9 @@ mod node_itself;
 mod recent;
 mod request;
 
-use std::{
-    collections::HashSet,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
 
 pub(crate) use credentials::Credentials;
 pub use credentials::loggable_path;
@@ -37,6 +32,7 @@ pub use recent::RecentAdmission;
 pub use request::{Action, AuthRequest};
 
 use self::{
+    abandoned::Abandonments,
     credentials::path_holds_a_key,
     deadline::Deadline,
     failures::Failures,
@@ -44,23 +40,14 @@ use self::{
 };
 use crate::{
     config::{AdmissionConfig, Config},
-    domain::{EndReason, NodeName, OpenPaths, Protocol, Renditions, Secret, SourceId, Stream, StreamPath},
+    domain::{NodeName, OpenPaths, Protocol, Renditions, Secret, Stream, StreamPath},
     history::Backlog,
-    lifecycle::{TaskError, Tasks},
+    lifecycle::Tasks,
     metrics,
     node_credentials::NodeCredentials,
     postgres::Postgres,
-    redis::{
-        Admission as Admitting, AdmitAnswer, AdmitRequest, Afterwards, EndRequest, Ending, Holder, Redis, RedisError,
-        Ticket,
-    },
+    redis::{Admission as Admitting, AdmitAnswer, AdmitRequest, Redis, RedisError, Ticket},
 };
-
-/// The most admissions remembered whose caller was refused because Redis did not answer in time.
-const ABANDONED_MAX: usize = 10_000;
-
-/// How long it is waited before an abandoned admission is tried to be taken back again.
-const RELEASE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Decides who may publish and who may watch.
 #[derive(Clone)]
@@ -77,19 +64,12 @@ struct Inner {
     lookup: Lookup,
     failures: Failures,
     recent: recent::Recent,
-    abandoned: mpsc::Sender<Abandoned>,
+    abandoned: Abandonments,
     attempts: mpsc::Sender<attempts::Noted>,
     noticed: attempts::Noticed,
     /// Woken where an admission owes a kick.
     kick_owed: Arc<Notify>,
     backlog: Backlog,
-}
-
-/// An admission that Redis may have carried out although its caller was refused.
-struct Abandoned {
-    path: StreamPath,
-    node: NodeName,
-    source_id: SourceId,
 }
 
 /// An admission that Redis has not answered. Dropped where it took too long or failed, and with the whole call where its node hung
@@ -104,7 +84,7 @@ struct Unanswered<'a> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if !self.is_answered && !self.ticket.take() {
-            self.admission.abandon(self.request);
+            self.admission.inner.abandoned.note(self.request);
         }
     }
 }
@@ -131,11 +111,10 @@ impl Admission {
             Allowance::ALL.iter().map(|word| word.as_str()).chain(RefusalCode::ALL.iter().map(|word| word.as_str()));
         metrics::decisions_begin(Action::Publish, codes);
         let limits = config.admission.clone();
-        let (abandoned, to_release) = mpsc::channel(ABANDONED_MAX);
-        tasks.spawn("release_abandoned", release_abandoned(redis.clone(), to_release, tasks.stopping()));
         let (noted, to_note) = mpsc::channel(attempts::WAITING_MAX);
         tasks.spawn("record_attempts", attempts::record(redis.clone(), to_note, tasks.stopping()));
         let inner = Inner {
+            abandoned: Abandonments::start(redis.clone(), tasks),
             lookup: Lookup::new(postgres, redis.clone(), &limits),
             failures: Failures::new(limits.failures_burst, limits.failures_refill_per_second, limits.addresses_max),
             config: limits,
@@ -144,7 +123,6 @@ impl Admission {
             credentials,
             redis,
             recent: recent::Recent::default(),
-            abandoned,
             attempts: noted,
             noticed: attempts::Noticed::new(),
             kick_owed,
@@ -322,8 +300,8 @@ impl Admission {
             Admitting::AdmittedAgain { stream_id, epoch } => publishing(stream_id, epoch, Allowance::AdmittedAgain),
             Admitting::Checked => Outcome::Allowed(Allowance::Checked),
             refused => {
-                let refusal = refusal_of(&refused);
-                if is_failure(refusal.code) {
+                let refusal = Refusal::of(&refused);
+                if refusal.code.is_about_the_key() {
                     self.note_failure(&request.ip, secret.reveal());
                 }
                 Outcome::Refused(refusal)
@@ -363,137 +341,6 @@ impl Admission {
     fn note_success(&self, address: &str) {
         if let Ok(address) = address.parse() {
             self.inner.failures.succeeded(address);
-        }
-    }
-
-    /// The caller is refused, but Redis may yet give it the path: that has to be taken back, or the path would stay closed
-    /// to the broadcaster's next try.
-    fn abandon(&self, request: &AdmitRequest<'_>) {
-        let Some(source_id) = request.source_id else { return };
-        let abandoned = Abandoned { path: request.path.clone(), node: request.node.clone(), source_id };
-        if self.inner.abandoned.try_send(abandoned).is_err() {
-            // The connecting deadline frees the path all the same, only later.
-            metrics::queue_dropped(metrics::Queue::Abandoned);
-        }
-    }
-}
-
-/// Takes back what Redis may have given to callers who were refused because it did not answer in time. Tried until Redis
-/// answers; what is left when it is time to stop is tried once more, and then left to its deadline.
-async fn release_abandoned(
-    redis: Redis,
-    mut abandoned: mpsc::Receiver<Abandoned>,
-    stopping: CancellationToken,
-) -> Result<(), TaskError> {
-    let mut left: Vec<Abandoned> = Vec::new();
-    loop {
-        if left.is_empty() {
-            let next = tokio::select! {
-                next = abandoned.recv() => next,
-                () = stopping.cancelled() => abandoned.try_recv().ok(),
-            };
-            let Some(next) = next else { return Ok(()) };
-            left.push(next);
-        }
-        while left.len() < ABANDONED_MAX
-            && let Ok(next) = abandoned.try_recv()
-        {
-            left.push(next);
-        }
-        left = release_all(&redis, left).await;
-        if !left.is_empty() {
-            if stopping.is_cancelled() {
-                return Ok(());
-            }
-            let _ = tokio::time::timeout(RELEASE_PAUSE, stopping.cancelled()).await;
-        }
-    }
-}
-
-/// Takes back what can be, and gives what is left. A partition whose server gives no answer is asked once only, so that the others,
-/// which another server of a cluster may have, need not wait for it.
-async fn release_all(redis: &Redis, abandoned: Vec<Abandoned>) -> Vec<Abandoned> {
-    let (mut silent, mut left) = (HashSet::new(), Vec::new());
-    for one in abandoned {
-        let partition = one.path.partition();
-        if !silent.contains(&partition) {
-            let Err(error) = release(redis, &one).await else { continue };
-            tracing::debug!(%error, "an abandoned admission is still to be taken back");
-            if error.is_silence() {
-                silent.insert(partition);
-            }
-        }
-        left.push(one);
-    }
-    left
-}
-
-/// Takes one back. Asked once more where there was nothing to take back: what Redis was sent on several connections while it
-/// stood still, it carries out in any order, so that the admission may come right behind the first question. Once that is
-/// answered, everything that was sent before it has been carried out.
-async fn release(redis: &Redis, abandoned: &Abandoned) -> Result<(), RedisError> {
-    let request = EndRequest {
-        path: &abandoned.path,
-        holder: Holder::Source(abandoned.source_id, &abandoned.node),
-        reason: EndReason::NeverOnline,
-        afterwards: Afterwards::Kick,
-        progress: None,
-    };
-    if !matches!(redis.end(&request).await?, Ending::Ended(_)) {
-        redis.end(&request).await?;
-    }
-    Ok(())
-}
-
-/// Whether a refusal tells of a wrong key rather than of a busy or closed path.
-fn is_failure(code: RefusalCode) -> bool {
-    matches!(
-        code,
-        RefusalCode::KeyMalformed
-            | RefusalCode::KeyUnknown
-            | RefusalCode::KeyRevoked
-            | RefusalCode::KeyDisabled
-            | RefusalCode::KeyExpired
-            | RefusalCode::PathMismatch
-    )
-}
-
-fn refusal_of(admission: &Admitting) -> Refusal {
-    match admission {
-        Admitting::KeyAbsent => Refusal::new(
-            RefusalCode::KeyUnknown,
-            "no such stream key: it was never made here; create one and put it into the encoder",
-        ),
-        Admitting::PathMismatch => Refusal::new(
-            RefusalCode::PathMismatch,
-            "this stream key is for another path: publish to the path that was given with it",
-        ),
-        Admitting::KeyRevoked => {
-            Refusal::new(RefusalCode::KeyRevoked, "this stream key was revoked and stays dead: ask for a new one")
-        }
-        Admitting::KeyDisabled => Refusal::new(
-            RefusalCode::KeyDisabled,
-            "this stream key is switched off: an administrator can enable it again",
-        ),
-        Admitting::KeyExpired { since } => Refusal::new(
-            RefusalCode::KeyExpired,
-            format!("this stream key expired at {since}: an administrator can give it a later expiry"),
-        ),
-        Admitting::CoolingDown { until, remaining_ms } => Refusal::new(
-            RefusalCode::CoolingDown,
-            format!("the stream was stopped by an administrator: the path is closed until {until}"),
-        )
-        .retry_after_ms(*remaining_ms),
-        Admitting::KeyInUse { since } => Refusal::new(
-            RefusalCode::KeyInUse,
-            format!(
-                "another publisher is on this path since {since}: stop that encoder first, or try again when it is gone"
-            ),
-        )
-        .retry_after_ms(2_000),
-        // These three admit; they are listed so that a new word of `admit` is noticed here by the compiler.
-        Admitting::Admitted { .. } | Admitting::AdmittedAgain { .. } | Admitting::Checked => {
-            Refusal::state_unavailable(&RedisError::Protocol("an admission was taken for a refusal".to_owned()))
         }
     }
 }

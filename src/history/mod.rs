@@ -31,8 +31,9 @@ use crate::{
     domain::Partition,
     lifecycle::{TaskError, Tasks, every},
     metrics,
-    postgres::{Postgres, PostgresError},
+    postgres::Postgres,
     redis::{Lease, Redis, RedisError},
+    store_error::StoreError,
 };
 
 /// How long the writer rests between two batches of a backlog, in times of what the batch took: a storm of publishers makes the
@@ -92,15 +93,6 @@ pub struct HistoryReport {
     pub dropped: u64,
     /// Why the last attempt failed; `None` after one that did not.
     pub last_error: Option<String>,
-}
-
-/// Why a pass over the log was not finished. It begins anew after a pause.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-enum PassError {
-    #[error(transparent)]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Postgres(#[from] PostgresError),
 }
 
 /// A handle to the write-behind. Cheap to clone.
@@ -171,7 +163,7 @@ impl Writer {
     }
 
     /// Writes while there is something to write, if it is this replica's turn.
-    async fn write_until_empty(&self, stopping: &CancellationToken) -> Result<(), PassError> {
+    async fn write_until_empty(&self, stopping: &CancellationToken) -> Result<(), StoreError> {
         loop {
             if !self.take_turn().await? {
                 return Ok(());
@@ -213,12 +205,12 @@ impl Writer {
         }
         let last = self.write_batch().await.map(drop);
         let released = self.redis.release_lease(&self.share.lease, self.replica).await;
-        if let Err(error) = last.and(released.map_err(PassError::from)) {
+        if let Err(error) = last.and(released.map_err(StoreError::from)) {
             tracing::debug!(%error, "the history is handed over as it is");
         }
     }
 
-    fn tell(&self, error: &PassError) {
+    fn tell(&self, error: &StoreError) {
         let message = error.to_string();
         // Once for each reason: it is tried again every second.
         if self.history.report().last_error.as_ref() != Some(&message) {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::{PassError, Writer, backlog};
+use super::{Writer, backlog};
 use crate::{
     domain::{Partition, Timestamp},
     metrics,
     postgres::{StreamRecord, Totals},
     redis::{Event, EventId, EventKind, RedisError},
+    store_error::StoreError,
 };
 
 /// What a pass left.
@@ -30,7 +31,7 @@ impl Writer {
     /// Writes one batch.
     ///
     /// Every partition gets an equal part of it, so that none waits for the backlog of another.
-    pub(super) async fn write_batch(&self) -> Result<Pass, PassError> {
+    pub(super) async fn write_batch(&self) -> Result<Pass, StoreError> {
         let mut counts = self.redis.event_counts().await?;
         let dropped = backlog::drop_excess(&self.redis, &self.config, &counts).await?;
         if dropped > 0 {
@@ -112,7 +113,7 @@ impl Writer {
     }
 
     /// Writes events, and gives the number of those that Postgres refuses for what they are.
-    async fn write(&self, events: &[Event]) -> Result<u64, PassError> {
+    async fn write(&self, events: &[Event]) -> Result<u64, StoreError> {
         let records: Vec<StreamRecord> = events.iter().map(record).collect();
         match self.postgres.record_streams(&records).await {
             Ok(_) => return Ok(0),

@@ -73,6 +73,13 @@ fn is_service_url(url: &Url) -> bool {
     matches!(url.scheme(), "http" | "https") && url.has_host() && !names_a_user && is_hook_word(url.as_str())
 }
 
+/// The address of an endpoint of ours, below whatever path the service has.
+pub(super) fn endpoint(service_url: &Url, path: &str) -> Url {
+    let mut url = service_url.clone();
+    url.set_path(&format!("{}{path}", service_url.path().trim_end_matches('/')));
+    url
+}
+
 /// What a node's control API has to listen on to be found at `control_url`: this machine alone where that leads to this
 /// machine, else every address, such as `:9997`. The port is the one that is written there, and `MediaMTX`'s own where none is
 /// (or the scheme's, which a URL does not keep): `https://edge-1.example.org` leads to a proxy, and the node is behind it.
@@ -111,17 +118,10 @@ impl<'a> Wiring<'a> {
         }
     }
 
-    /// The address of an endpoint of ours, below whatever path the service has.
-    fn endpoint(&self, path: &str) -> Url {
-        let mut url = self.0.onair_url.clone();
-        url.set_path(&format!("{}{path}", self.0.onair_url.path().trim_end_matches('/')));
-        url
-    }
-
     /// What stands as `authHTTPAddress`: it holds the node's credentials, which `MediaMTX` sends as HTTP Basic.
     #[must_use]
     pub fn auth_address(&self) -> Url {
-        let mut url = self.endpoint(AUTH_PATH);
+        let mut url = endpoint(self.0.onair_url, AUTH_PATH);
         // They fail only for a URL without a host, which is no wiring.
         let _ = url.set_username(self.0.node.as_str());
         let _ = url.set_password(Some(self.0.password.reveal()));
@@ -175,7 +175,7 @@ paths:
 
     fn hooks_yaml(&self, config_path: &str) -> String {
         let command = |hook: &str| {
-            let address = self.endpoint(hook);
+            let address = endpoint(self.0.onair_url, hook);
             format!(
                 "curl -fsS -o /dev/null -K {config_path} --max-time 5 --retry 2 --retry-connrefused
     -d path=$MTX_PATH -d source_type=$MTX_SOURCE_TYPE -d source_id=$MTX_SOURCE_ID

@@ -33,8 +33,9 @@ use crate::{
     domain::{Actor, ChangedBy, EndReason, Node, NodeName, PublicUrls, Renditions, Stream, StreamPath},
     lifecycle::Tasks,
     postgres::{Deed, NodePut, Postgres, PostgresError},
-    rebuild::{FleetProjection, RebuildError, Restorer},
+    rebuild::{FleetProjection, Restorer},
     redis::{Afterwards, EndRequest, Ending, Holder, Redis, RedisError},
+    store_error::StoreError,
     streams::{LiveView, Snapshot, ViewUnavailable, note_end},
 };
 
@@ -119,11 +120,11 @@ pub struct NodeReport {
     pub streams: usize,
 }
 
-impl From<RebuildError> for NodesError {
-    fn from(error: RebuildError) -> Self {
+impl From<StoreError> for NodesError {
+    fn from(error: StoreError) -> Self {
         match error {
-            RebuildError::Redis(error) => error.into(),
-            RebuildError::Postgres(error) => error.into(),
+            StoreError::Redis(error) => error.into(),
+            StoreError::Postgres(error) => error.into(),
         }
     }
 }

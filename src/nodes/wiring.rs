@@ -10,6 +10,7 @@ use url::Url;
 
 use super::{
     client::NodeClient,
+    mediamtx_config::endpoint,
     status::{Severity, WiringProblem},
 };
 use crate::{domain::Node, node_credentials::NodeCredentials};
@@ -112,7 +113,7 @@ fn check_address(address: &str, node: &Node, expectation: &Expectation) -> Optio
             format!("authHTTPAddress is not set: print it with `onair mediamtx-config {}`", node.name),
         ));
     };
-    // Behind what server.public_url has before it, where the service is below a path.
+    // What comes before it is looked at below: a proxy may have a path of its own.
     if !url.path().ends_with(AUTH_PATH) {
         return Some(problem(
             "auth_address",
@@ -134,12 +135,14 @@ fn check_address(address: &str, node: &Node, expectation: &Expectation) -> Optio
             ),
         ));
     }
-    let same_service = url.host_str() == expectation.public_url.host_str()
-        && url.port_or_known_default() == expectation.public_url.port_or_known_default();
+    let expected = endpoint(&expectation.public_url, AUTH_PATH);
+    let same_service = url.host_str() == expected.host_str()
+        && url.port_or_known_default() == expected.port_or_known_default()
+        && url.path() == expected.path();
     (!same_service).then(|| {
         hint(
             "auth_address_other",
-            "authHTTPAddress names another host or port than server.public_url: fine behind a proxy, wrong otherwise",
+            "authHTTPAddress names another host, port or path than server.public_url: fine behind a proxy, wrong otherwise",
         )
     })
 }
@@ -209,9 +212,19 @@ mod tests {
         let global = json!({"authMethod": "http", "authHTTPAddress": right_address(), "authHTTPExclude": []});
         let paths = json!({"overridePublisher": true, "runOnOnline": "curl http://onair:8080/v1/hooks/publish"});
         assert_eq!(codes(&global, &paths), Vec::<String>::new());
-        let below_a_path = right_address().replace("/v1/", "/behind/a/path/v1/");
-        let global = json!({"authMethod": "http", "authHTTPAddress": below_a_path, "authHTTPExclude": []});
-        assert_eq!(codes(&global, &paths), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_address_below_another_path_than_ours_is_pointed_out() {
+        let ours = Expectation { public_url: "http://onair:8080/onair/".parse().unwrap(), ..expectation() };
+        let code = |below: &str| {
+            let address = right_address().replace("/v1/", &format!("{below}/v1/"));
+            check_address(&address, &node(), &ours).map(|problem| problem.code)
+        };
+        assert_eq!(code("/onair"), None);
+        for other in ["", "/other", "/onair/onair"] {
+            assert_eq!(code(other).as_deref(), Some("auth_address_other"), "{other}");
+        }
     }
 
     #[test]

@@ -11,11 +11,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::RebuildError;
 use crate::{
     domain::{Node, NodeName, Timestamp},
     postgres::Postgres,
     redis::Redis,
+    store_error::StoreError,
 };
 
 /// Brings the fleet over. Cheap to clone.
@@ -46,7 +46,7 @@ impl FleetProjection {
     ///
     /// # Errors
     /// Where a store gives no answer.
-    pub async fn bring_over(&self, on_air: Vec<NodeName>) -> Result<BroughtOver, RebuildError> {
+    pub async fn bring_over(&self, on_air: Vec<NodeName>) -> Result<BroughtOver, StoreError> {
         // Redis first: what is in there and not in Postgres afterwards has been removed, and not just been added.
         let in_redis = self.redis.nodes().await?;
         let nodes = self.postgres.nodes().await?;

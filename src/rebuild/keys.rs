@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use futures_util::future::try_join_all;
 
-use super::{Rebuild, RebuildError};
+use super::Rebuild;
 use crate::{
     domain::{KeyId, KeyStatus, Partition, StreamPath, Timestamp},
     postgres::KeyWithOwner,
     redis::{Generations, KeyInPlace, KeyProjection},
+    store_error::StoreError,
 };
 
 /// How many keys are looked at together.
@@ -69,14 +70,14 @@ impl Rebuild {
         partitions: &[Partition],
         since: Option<Timestamp>,
         in_place: &HashSet<KeyId>,
-    ) -> Result<(), RebuildError> {
+    ) -> Result<(), StoreError> {
         match since {
             Some(since) => self.replace_changed_keys(partitions, since).await,
             None => self.replace_held_keys(partitions, in_place).await,
         }
     }
 
-    async fn replace_held_keys(&self, partitions: &[Partition], in_place: &HashSet<KeyId>) -> Result<(), RebuildError> {
+    async fn replace_held_keys(&self, partitions: &[Partition], in_place: &HashSet<KeyId>) -> Result<(), StoreError> {
         let found = self.redis.stream_keys_in(partitions.iter().copied()).await?;
         let mut held: Vec<KeyId> = found.into_iter().filter_map(|found| found.id).collect();
         held.retain(|id| !in_place.contains(id));
@@ -89,7 +90,7 @@ impl Rebuild {
         Ok(())
     }
 
-    async fn replace_changed_keys(&self, partitions: &[Partition], since: Timestamp) -> Result<(), RebuildError> {
+    async fn replace_changed_keys(&self, partitions: &[Partition], since: Timestamp) -> Result<(), StoreError> {
         let (mut after, mut report) = (None, KeysReport::default());
         loop {
             let memory = self.redis.generations().await?;
@@ -108,7 +109,7 @@ impl Rebuild {
         &self,
         after: Option<KeyId>,
         report: &mut KeysReport,
-    ) -> Result<Option<KeyId>, RebuildError> {
+    ) -> Result<Option<KeyId>, StoreError> {
         let memory = self.redis.generations().await?;
         let keys = self.postgres.stream_keys_changed(None, after, PAGE).await?;
         self.project_some(&keys, Scope::All, &memory, report).await?;
@@ -121,7 +122,7 @@ impl Rebuild {
         scope: Scope<'_>,
         memory: &Generations,
         report: &mut KeysReport,
-    ) -> Result<(), RebuildError> {
+    ) -> Result<(), StoreError> {
         let keys: Vec<&KeyWithOwner> = match scope {
             Scope::InPlace(partitions) => {
                 keys.iter().filter(|key| partitions.contains(&key.key.path.partition())).collect()

@@ -26,9 +26,10 @@ use uuid::Uuid;
 use crate::{
     config::Config,
     domain::{Epoch, KeyId, Node, NodeName, Partition, Stream, Timestamp},
-    postgres::{Postgres, PostgresError},
+    postgres::Postgres,
     redis::{Closed, Lease, Opening, Redis, RedisError, RememberedBy},
-    stream_keys::{NotProjected, StreamKeys},
+    store_error::StoreError,
+    stream_keys::StreamKeys,
 };
 
 pub use fleet::{BroughtOver, FleetProjection};
@@ -51,17 +52,6 @@ const LEASE: &str = "rebuild";
 const LEASE_TTL_MS: u64 = 5_000;
 /// How long a command waits for what is closed to be opened, by itself or by the service.
 const OPENING_LIMIT: Duration = Duration::from_secs(60);
-
-/// Why a rebuild was not finished. It begins anew.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RebuildError {
-    /// Redis gave no answer.
-    #[error(transparent)]
-    Redis(#[from] RedisError),
-    /// Postgres gave no answer: nobody can say what Redis must hold.
-    #[error(transparent)]
-    Postgres(#[from] PostgresError),
-}
 
 /// Puts back what Redis must hold. Cheap to clone.
 #[derive(Clone)]
@@ -88,7 +78,7 @@ impl Rebuild {
     }
 
     /// Opens what is closed, as the running service would.
-    pub(crate) async fn open_what_is_closed(&self) -> Result<(), RebuildError> {
+    pub(crate) async fn open_what_is_closed(&self) -> Result<(), StoreError> {
         let command = Uuid::now_v7();
         let opening = async {
             loop {
@@ -108,20 +98,17 @@ impl Rebuild {
     }
 
     /// Makes Redis hold a key as Postgres has it.
-    pub(crate) async fn project_anew(&self, id: KeyId) -> Result<(), RebuildError> {
-        self.stream_keys.project_anew(id).await.map_err(|error| match error {
-            NotProjected::Redis(error) => error.into(),
-            NotProjected::Postgres(error) => error.into(),
-        })
+    pub(crate) async fn project_anew(&self, id: KeyId) -> Result<(), StoreError> {
+        self.stream_keys.project_by_id(id).await.map(drop)
     }
 
     /// Puts a stream back, if its path is free and its key admits.
-    pub(crate) async fn restore(&self, stream: &Stream) -> Result<(), RebuildError> {
+    pub(crate) async fn restore(&self, stream: &Stream) -> Result<(), StoreError> {
         self.restorer.restore(std::slice::from_ref(stream), RememberedBy::History).await.map(drop)
     }
 
     /// Puts back what a replica remembers of some partitions, as far as it is not over.
-    async fn remember(&self, remembered: Vec<Stream>, partitions: &[Partition]) -> Result<RestoreReport, RebuildError> {
+    async fn remember(&self, remembered: Vec<Stream>, partitions: &[Partition]) -> Result<RestoreReport, StoreError> {
         let streams: Vec<Stream> =
             remembered.into_iter().filter(|stream| partitions.contains(&stream.path.partition())).collect();
         self.restorer.restore(&streams, RememberedBy::Replica).await
@@ -129,7 +116,7 @@ impl Rebuild {
 
     /// Brings back all that closed partitions must hold before they are opened, and opens them. `in_place` are the keys that were
     /// held against Postgres since the partitions were found closed.
-    async fn bring_back(&self, closed: &[Closed], in_place: HashSet<KeyId>) -> Result<RestoreReport, RebuildError> {
+    async fn bring_back(&self, closed: &[Closed], in_place: HashSet<KeyId>) -> Result<RestoreReport, StoreError> {
         let partitions = partitions_of(closed);
         let epoch_max = self.postgres.epoch_max().await?;
         FleetProjection::new(self.redis.clone(), self.postgres.clone()).bring_over(Vec::new()).await?;
@@ -163,7 +150,7 @@ impl Rebuild {
     }
 
     /// Puts the fleet back as Postgres knows it, whatever Redis says: for an administrator who asked for that.
-    pub(crate) async fn bring_back_nodes(&self) -> Result<(), RebuildError> {
+    pub(crate) async fn bring_back_nodes(&self) -> Result<(), StoreError> {
         // Redis first: what is in there and not in Postgres afterwards has been removed, and not just been added.
         let in_redis = self.redis.nodes().await?;
         let nodes = self.postgres.nodes().await?;
@@ -181,7 +168,7 @@ impl Rebuild {
     }
 
     /// Closes again the paths whose cool-down after a stop is not over.
-    async fn bring_back_cooldowns(&self, partitions: &[Partition]) -> Result<(), RebuildError> {
+    async fn bring_back_cooldowns(&self, partitions: &[Partition]) -> Result<(), StoreError> {
         let now = Timestamp::now();
         let cooldown_ms = i64::try_from(self.cooldown_ms).unwrap_or(i64::MAX);
         for (path, stopped_at) in self.postgres.stops_since(now.plus_ms(cooldown_ms.saturating_neg())).await? {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{Rebuild, RebuildError};
+use super::Rebuild;
 use crate::{
     domain::{
         Cursor, EndReason, KeyId, NodeName, PageRequest, Partition, Revision, Stream, StreamId, StreamPath,
@@ -12,6 +12,7 @@ use crate::{
     },
     postgres::{KeyWithOwner, OpenPosition, Postgres, StreamRecord},
     redis::{Holding, KeyInPlace, KeyProjection, LastWords, Redis, RedisError, RememberedBy, Restore, Restored},
+    store_error::StoreError,
     streams::note_end,
 };
 
@@ -84,7 +85,7 @@ impl Restorer {
     ///
     /// # Errors
     /// Where a store gives no answer. Some may be back; it may be done again.
-    pub async fn restore(&self, streams: &[Stream], by: RememberedBy) -> Result<RestoreReport, RebuildError> {
+    pub async fn restore(&self, streams: &[Stream], by: RememberedBy) -> Result<RestoreReport, StoreError> {
         let partitions: HashSet<Partition> = streams.iter().map(|stream| stream.path.partition()).collect();
         let last_words = self.redis.last_words(&partitions.into_iter().collect::<Vec<_>>()).await?;
         self.restore_by(&last_words, streams, by).await
@@ -97,7 +98,7 @@ impl Restorer {
         last_words: &LastWords,
         streams: &[Stream],
         by: RememberedBy,
-    ) -> Result<RestoreReport, RebuildError> {
+    ) -> Result<RestoreReport, StoreError> {
         let open: Vec<&Stream> = streams.iter().filter(|stream| !last_words.tell_end_of(stream.id)).collect();
         let batches: Vec<_> = open.chunks(usize::from(BATCH)).map(|batch| self.restore_batch(batch, by)).collect();
         let mut batches = stream::iter(batches).buffered(BATCHES_AT_ONCE);
@@ -108,7 +109,7 @@ impl Restorer {
         Ok(report)
     }
 
-    async fn restore_batch(&self, streams: &[&Stream], by: RememberedBy) -> Result<RestoreReport, RebuildError> {
+    async fn restore_batch(&self, streams: &[&Stream], by: RememberedBy) -> Result<RestoreReport, StoreError> {
         let mut report = RestoreReport::default();
         let paths: Vec<StreamPath> = streams.iter().map(|stream| stream.path.clone()).collect();
         let holdings = self.redis.holdings(&paths).await?;
@@ -147,7 +148,7 @@ impl Restorer {
         Ok(report)
     }
 
-    async fn learn_of(&self, streams: &[&Stream]) -> Result<Known, RebuildError> {
+    async fn learn_of(&self, streams: &[&Stream]) -> Result<Known, StoreError> {
         let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id).collect();
         let (over, keys) =
             tokio::try_join!(async { Ok(self.postgres.over_among(&ids).await?) }, self.project_keys_of(streams))?;
@@ -157,7 +158,7 @@ impl Restorer {
         Ok(Known { over, keys, fleet })
     }
 
-    async fn decide(&self, stream: &Stream, known: &Known, by: RememberedBy) -> Result<Fate, RebuildError> {
+    async fn decide(&self, stream: &Stream, known: &Known, by: RememberedBy) -> Result<Fate, StoreError> {
         if known.over.contains(&stream.id) {
             return Ok(Fate::Over(EndReason::Lost));
         }
@@ -173,7 +174,7 @@ impl Restorer {
     }
 
     /// Brings the keys of streams into Redis as Postgres says they are: a stream comes back only beside its key.
-    async fn project_keys_of(&self, streams: &[&Stream]) -> Result<HashMap<KeyId, KeyWithOwner>, RebuildError> {
+    async fn project_keys_of(&self, streams: &[&Stream]) -> Result<HashMap<KeyId, KeyWithOwner>, StoreError> {
         let ids: HashSet<KeyId> = streams.iter().map(|stream| stream.key_id).collect();
         let memory = self.redis.generations().await?;
         let keys = self.postgres.stream_keys_by_id(&ids.into_iter().collect::<Vec<_>>()).await?;
@@ -193,7 +194,7 @@ impl Restorer {
         Ok(keys.into_iter().map(|key| (key.key.id, key)).collect())
     }
 
-    async fn restore_one(&self, stream: &Stream, key: &KeyWithOwner, by: RememberedBy) -> Result<Fate, RebuildError> {
+    async fn restore_one(&self, stream: &Stream, key: &KeyWithOwner, by: RememberedBy) -> Result<Fate, StoreError> {
         let restore = Restore {
             stream,
             secret_hash: key.key.secret_hash,
@@ -215,7 +216,7 @@ impl Restorer {
     }
 
     /// Tells the history of ends whose events are lost and that nobody else will ever tell.
-    async fn write_off(&self, over: &[(&Stream, EndReason)]) -> Result<(), RebuildError> {
+    async fn write_off(&self, over: &[(&Stream, EndReason)]) -> Result<(), StoreError> {
         let at = Timestamp::now();
         let ended = |(stream, reason): &(&Stream, EndReason)| {
             let state = StreamState::Ended { live_since: stream.state.live_since(), at, reason: *reason };
@@ -233,7 +234,7 @@ impl Restorer {
 
 impl Rebuild {
     /// Puts back every open stream of closed partitions that the history knows.
-    pub(super) async fn bring_back_streams(&self, partitions: &[Partition]) -> Result<RestoreReport, RebuildError> {
+    pub(super) async fn bring_back_streams(&self, partitions: &[Partition]) -> Result<RestoreReport, StoreError> {
         let last_words = self.redis.last_words(partitions).await?;
         let (mut report, mut pages) = (RestoreReport::default(), self.open_streams());
         while let Some(mut streams) = pages.next().await? {
@@ -262,7 +263,7 @@ enum Next {
 }
 
 impl OpenStreams<'_> {
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Stream>>, RebuildError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Stream>>, StoreError> {
         let after = match std::mem::replace(&mut self.next, Next::Nothing) {
             Next::First => None,
             Next::After(place) => Some(place),

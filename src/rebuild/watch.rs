@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{LEASE, LEASE_TTL_MS, Rebuild, RebuildError, keys::KeysReport, partitions_of, streams::newest_of_each};
+use super::{LEASE, LEASE_TTL_MS, Rebuild, keys::KeysReport, partitions_of, streams::newest_of_each};
 use crate::{
     admission::{Admission, RecentAdmission},
     domain::{KeyId, Partition, Revision, Stream, StreamInfo, StreamState},
@@ -19,6 +19,7 @@ use crate::{
     metrics,
     postgres::KeyWithOwner,
     redis::{Closed, KeyProjection, Lease, RedisError},
+    store_error::StoreError,
     streams::LiveView,
 };
 
@@ -135,7 +136,7 @@ impl Watch {
     }
 
     /// Looks, and does what is to be done. Gives how many partitions are closed still.
-    async fn look(&mut self, must_check: bool) -> Result<usize, RebuildError> {
+    async fn look(&mut self, must_check: bool) -> Result<usize, StoreError> {
         let view = self.parts.live.now().await.ok();
         let is_lost = view.as_ref().is_none_or(|view| view.stale == Some(RedisError::MemoryLost));
         let is_due = self.looks.is_multiple_of(CHECK_EVERY);
@@ -162,11 +163,7 @@ impl Watch {
     }
 
     /// Puts back what only this replica may remember. Gives the keys that came with it.
-    async fn remember(
-        &mut self,
-        on_air: Option<Vec<Stream>>,
-        closed: &[Closed],
-    ) -> Result<HashSet<KeyId>, RebuildError> {
+    async fn remember(&mut self, on_air: Option<Vec<Stream>>, closed: &[Closed]) -> Result<HashSet<KeyId>, StoreError> {
         let of = partitions_of(closed);
         // Kept before a store is asked: where one gives no answer, another replica may open meanwhile. What it has opened since the last
         // look stays in mind for the same reason.
@@ -182,7 +179,7 @@ impl Watch {
         self.put_back_remembered().await
     }
 
-    async fn put_back_remembered(&self) -> Result<HashSet<KeyId>, RebuildError> {
+    async fn put_back_remembered(&self) -> Result<HashSet<KeyId>, StoreError> {
         let Remembered { of, on_air, admitted } = &self.remembered;
         let admitted = self.streams_of(admitted).await?;
         let streams = newest_of_each(on_air.iter().cloned().chain(admitted));
@@ -190,7 +187,7 @@ impl Watch {
     }
 
     /// Once more after the opening, where another replica opened: what was not put back in time gets its path if that is free.
-    async fn remember_the_rest(&mut self) -> Result<(), RebuildError> {
+    async fn remember_the_rest(&mut self) -> Result<(), StoreError> {
         if !self.remembered.of.is_empty() {
             self.put_back_remembered().await?;
             self.remembered = Remembered::default();
@@ -198,7 +195,7 @@ impl Watch {
         Ok(())
     }
 
-    async fn streams_of(&self, recent: &[RecentAdmission]) -> Result<Vec<Stream>, RebuildError> {
+    async fn streams_of(&self, recent: &[RecentAdmission]) -> Result<Vec<Stream>, StoreError> {
         let ids: Vec<KeyId> = recent.iter().map(|admission| admission.key_id).collect();
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -211,7 +208,7 @@ impl Watch {
             .collect())
     }
 
-    async fn bring_back(&mut self, closed: Vec<Closed>, in_place: HashSet<KeyId>) -> Result<usize, RebuildError> {
+    async fn bring_back(&mut self, closed: Vec<Closed>, in_place: HashSet<KeyId>) -> Result<usize, StoreError> {
         let rebuild = &self.parts.rebuild;
         if !self.is_the_one().await? {
             return Ok(closed.len());
@@ -239,7 +236,7 @@ impl Watch {
         Ok(0)
     }
 
-    async fn is_the_one(&self) -> Result<bool, RebuildError> {
+    async fn is_the_one(&self) -> Result<bool, StoreError> {
         let redis = &self.parts.rebuild.redis;
         Ok(matches!(redis.acquire_lease(LEASE, self.parts.replica, LEASE_TTL_MS).await?, Lease::Held(_)))
     }
@@ -271,7 +268,7 @@ impl Watch {
     }
 
     /// A page of the projection of all keys, where one is under way and this replica is the one.
-    async fn project_on(&mut self) -> Result<(), RebuildError> {
+    async fn project_on(&mut self) -> Result<(), StoreError> {
         self.is_projecting = false;
         let rebuild = &self.parts.rebuild;
         let Some(position) = rebuild.redis.projection_position().await? else { return Ok(()) };

@@ -48,7 +48,9 @@ impl Redis {
         let key = keys::attempts(partition);
         let connection = self.bulk(&key)?;
         let entries: Vec<(String, HashMap<String, String>)> = self
-            .limited(async { connection.xrevrange::<Value, _, _, _>(key, "+", "-", None).await?.into_xread_value() })
+            .limited(&connection, async {
+                connection.xrevrange::<Value, _, _, _>(key, "+", "-", None).await?.into_xread_value()
+            })
             .await?;
         let read = |(_, fields): (String, HashMap<String, String>)| serde_json::from_str(fields.get(FIELD)?).ok();
         let now = Timestamp::now();

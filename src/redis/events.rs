@@ -201,7 +201,7 @@ impl Redis {
 
     async fn first_entries(&self, log: String, count: u64) -> Result<Vec<EventId>, RedisError> {
         let connection = self.bulk(&log)?;
-        let page: Value = self.limited(connection.xrange(&log, "-", "+", Some(count))).await?;
+        let page: Value = self.limited(&connection, connection.xrange(&log, "-", "+", Some(count))).await?;
         Ok(entries(page)?.into_iter().map(|(id, _)| EventId(id)).collect())
     }
 

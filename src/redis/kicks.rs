@@ -160,7 +160,7 @@ impl Redis {
         let connection = self.quick(&key)?;
         let field = kick.source_id.to_string();
         let owed = connection.hsetnx::<u64, _, _, _>(key, field, to_json(&written));
-        self.limited(owed).await.map(drop)
+        self.limited(&connection, owed).await.map(drop)
     }
 
     /// Whether a source must be off air.
@@ -170,7 +170,7 @@ impl Redis {
     pub async fn owes_kick(&self, path: &StreamPath, source_id: SourceId) -> Result<bool, RedisError> {
         let key = keys::kicks(path.partition());
         let connection = self.quick(&key)?;
-        self.limited(connection.hexists(key, source_id.to_string())).await
+        self.limited(&connection, connection.hexists(key, source_id.to_string())).await
     }
 
     /// Notes that the source is gone.
@@ -181,6 +181,6 @@ impl Redis {
         let key = keys::kicks(kick.path.partition());
         let connection = self.quick(&key)?;
         let field = kick.source_id.to_string();
-        self.limited(connection.hdel::<u64, _, _>(key, field)).await.map(drop)
+        self.limited(&connection, connection.hdel::<u64, _, _>(key, field)).await.map(drop)
     }
 }

@@ -155,8 +155,7 @@ impl Redis {
     /// Every list waits for this, and fred hands each command of a pipeline to the system by itself.
     async fn versions_on_one(&self, keys: Vec<String>) -> Result<Vec<Option<u64>>, RedisError> {
         let connection = self.quick(&keys[0])?;
-        let answers = self.answered(&connection, Box::pin(connection.mget(keys))).await;
-        answers.map_err(|error| RedisError::from_fred(&error))
+        self.limited(&connection, connection.mget(keys)).await
     }
 
     /// The streams of a partition, newest first.
@@ -327,7 +326,7 @@ impl Redis {
         let mut outcome = Err(RedisError::Unavailable);
         for connection in self.inner.servers.each().into_iter().flatten() {
             let time = CustomCommand::new_static("TIME", None, false);
-            let told = self.limited(connection.custom::<(i64, i64), _>(time, Vec::<String>::new())).await;
+            let told = self.limited(&connection, connection.custom::<(i64, i64), _>(time, Vec::<String>::new())).await;
             outcome = told.map(|(seconds, microseconds)| seconds * 1_000 + microseconds / 1_000);
             if outcome.is_ok() {
                 break;
@@ -350,14 +349,14 @@ impl Redis {
         let connection = self.bulk(&key)?;
         if !gone.is_empty() {
             let fields: Vec<String> = gone.iter().map(ToString::to_string).collect();
-            self.limited(connection.hdel::<u64, _, _>(&key, fields)).await?;
+            self.limited(&connection, connection.hdel::<u64, _, _>(&key, fields)).await?;
         }
         if seen.is_empty() {
             return Ok(());
         }
         let fields: HashMap<String, String> =
             seen.iter().map(|progress| (progress.source_id.to_string(), super::record::to_json(progress))).collect();
-        self.limited(connection.hset::<u64, _, _>(&key, fields)).await.map(drop)
+        self.limited(&connection, connection.hset::<u64, _, _>(&key, fields)).await.map(drop)
     }
 
     /// What the poller saw last of all sources of some nodes.
@@ -403,7 +402,7 @@ impl Redis {
     pub async fn progress(&self, node: &NodeName, source_id: SourceId) -> Result<Option<Progress>, RedisError> {
         let key = keys::progress(node);
         let connection = self.quick(&key)?;
-        let text: Option<String> = self.limited(connection.hget(key, source_id.to_string())).await?;
+        let text: Option<String> = self.limited(&connection, connection.hget(key, source_id.to_string())).await?;
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
@@ -414,6 +413,6 @@ impl Redis {
     pub async fn forget_progress(&self, node: &NodeName) -> Result<(), RedisError> {
         let key = keys::progress(node);
         let connection = self.quick(&key)?;
-        self.limited(connection.del::<u64, _>(key)).await.map(drop)
+        self.limited(&connection, connection.del::<u64, _>(key)).await.map(drop)
     }
 }

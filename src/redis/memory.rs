@@ -30,7 +30,7 @@ impl Redis {
 
     async fn memory_at(&self, connection: Result<&Arc<Connection>, &RedisError>) -> Result<Memory, RedisError> {
         let connection = connection.map_err(Clone::clone)?;
-        let report: String = self.limited(connection.info(Some(InfoKind::Memory))).await?;
+        let report: String = self.limited(connection, connection.info(Some(InfoKind::Memory))).await?;
         parse(&report).ok_or_else(|| RedisError::Protocol("INFO tells nothing of memory".to_owned()))
     }
 }

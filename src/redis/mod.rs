@@ -8,7 +8,7 @@
 //!   waits on a Redis that hangs. A command is not even queued while the connection is down.
 //! - Keys are spelled in `keys.rs` and nowhere else.
 //! - Admissions and bulk reads use different connections: a large answer never stands in front of a small one.
-//! - Every command names the key that it is about, and `servers.rs` knows who holds it: in a cluster, several servers do.
+//! - Every command names the key that it is about, and `servers/` knows who holds it: in a cluster, several servers do.
 
 mod attempts;
 mod batches;
@@ -214,8 +214,7 @@ impl Redis {
     async fn probe(&self, key: &str) -> Result<(), RedisError> {
         let connection = self.quick(key)?;
         let expiry = Some(Expiration::PX(PROBE_TTL_MS));
-        let probe = Box::pin(connection.set::<(), _, _>(key, 1, expiry, None, false));
-        self.answered(&connection, probe).await.map_err(|error| RedisError::from_fred(&error))
+        self.limited(&connection, connection.set::<(), _, _>(key, 1, expiry, None, false)).await
     }
 
     /// Closes the connections after what is under way.
@@ -239,16 +238,18 @@ impl Redis {
         self.inner.servers.bulk(key)
     }
 
-    async fn limited<T>(&self, command: impl Future<Output = Result<T, FredError>>) -> Result<T, RedisError> {
-        let timeout = |_| Err(FredError::new(ErrorKind::Timeout, "no answer in time"));
-        let answer = tokio::time::timeout(self.inner.command_timeout, command).await.unwrap_or_else(timeout);
-        answer.map_err(|error| {
-            self.inner.servers.failed(&error);
-            RedisError::from_fred(&error)
-        })
+    /// What a connection answers to a command within the limit.
+    fn limited<T>(
+        &self,
+        connection: &Connection,
+        command: impl Future<Output = Result<T, FredError>>,
+    ) -> impl Future<Output = Result<T, RedisError>> {
+        // fred's futures are so large that moving one costs more than its place.
+        let command = Box::pin(command);
+        async { self.answered(connection, command).await.map_err(|error| RedisError::from_fred(&error)) }
     }
 
-    /// What a connection answers, where it has to: one that owes an answer for too long is made anew.
+    /// The same in the words of the server, for whoever has to tell them apart. A connection that owes an answer for too long is made anew.
     async fn answered<T>(
         &self,
         connection: &Connection,
@@ -356,8 +357,7 @@ impl Redis {
         pipeline: Pipeline<Client>,
         count: usize,
     ) -> Result<Vec<Told>, RedisError> {
-        let answers = self.answered(&connection, resharding::told(&pipeline, count)).await;
-        answers.map_err(|error| RedisError::from_fred(&error))
+        self.limited(&connection, resharding::told(&pipeline, count)).await
     }
 }
 

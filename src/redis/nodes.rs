@@ -19,7 +19,7 @@ impl Redis {
     /// Where Redis gives no answer, or a node cannot be read.
     pub async fn nodes(&self) -> Result<NodeDirectory, RedisError> {
         let connection = self.quick(keys::NODES)?;
-        let texts: HashMap<String, String> = self.limited(connection.hgetall(keys::NODES)).await?;
+        let texts: HashMap<String, String> = self.limited(&connection, connection.hgetall(keys::NODES)).await?;
         texts
             .values()
             .map(|text| serde_json::from_str::<Node>(text).map(|node| (node.name.clone(), node)))
@@ -37,7 +37,7 @@ impl Redis {
         }
         let fields: HashMap<String, String> = nodes.iter().map(|node| (node.name.to_string(), to_json(node))).collect();
         let connection = self.quick(keys::NODES)?;
-        self.limited(connection.hset::<u64, _, _>(keys::NODES, fields)).await.map(drop)
+        self.limited(&connection, connection.hset::<u64, _, _>(keys::NODES, fields)).await.map(drop)
     }
 
     /// Takes a node out of the directory. What was seen of its sources is left: see [`Self::forget_progress`].
@@ -46,8 +46,8 @@ impl Redis {
     /// Where Redis gives no answer.
     pub async fn remove_node(&self, name: &NodeName) -> Result<(), RedisError> {
         let connection = self.quick(keys::NODES)?;
-        self.limited(connection.hdel::<u64, _, _>(keys::NODES, name.as_str())).await?;
-        self.limited(connection.hdel::<u64, _, _>(keys::NODE_STATUS, name.as_str())).await.map(drop)
+        self.limited(&connection, connection.hdel::<u64, _, _>(keys::NODES, name.as_str())).await?;
+        self.limited(&connection, connection.hdel::<u64, _, _>(keys::NODE_STATUS, name.as_str())).await.map(drop)
     }
 
     /// Notes what the poller saw of a node.
@@ -57,7 +57,7 @@ impl Redis {
     pub async fn write_node_status<T: Serialize>(&self, name: &NodeName, status: &T) -> Result<(), RedisError> {
         let connection = self.quick(keys::NODE_STATUS)?;
         let written = connection.hset::<u64, _, _>(keys::NODE_STATUS, (name.as_str(), to_json(status)));
-        self.limited(written).await.map(drop)
+        self.limited(&connection, written).await.map(drop)
     }
 
     /// What the pollers saw last of every node. A word that this version cannot read is left out: the next poll replaces it.
@@ -66,7 +66,7 @@ impl Redis {
     /// Where Redis gives no answer.
     pub async fn node_statuses<T: DeserializeOwned>(&self) -> Result<HashMap<NodeName, T>, RedisError> {
         let connection = self.quick(keys::NODE_STATUS)?;
-        let texts: HashMap<String, String> = self.limited(connection.hgetall(keys::NODE_STATUS)).await?;
+        let texts: HashMap<String, String> = self.limited(&connection, connection.hgetall(keys::NODE_STATUS)).await?;
         let read = |(name, text): (String, String)| Some((name.parse().ok()?, serde_json::from_str(&text).ok()?));
         Ok(texts.into_iter().filter_map(read).collect())
     }

@@ -200,7 +200,7 @@ impl Redis {
         let value = until.as_ms().to_string();
         let closing =
             connection.set::<Option<String>, _, _>(keys::cooldown(path), value, expiry, Some(SetOptions::NX), false);
-        self.limited(closing).await.map(drop)
+        self.limited(&connection, closing).await.map(drop)
     }
 
     /// Where the projection of all keys stands that is under way; an empty text where it has not begun yet.
@@ -209,7 +209,7 @@ impl Redis {
     /// Where Redis gives no answer.
     pub async fn projection_position(&self) -> Result<Option<String>, RedisError> {
         let connection = self.quick(keys::PROJECTION)?;
-        self.limited(connection.get(keys::PROJECTION)).await
+        self.limited(&connection, connection.get(keys::PROJECTION)).await
     }
 
     /// Notes where the projection of all keys stands; `None` where it is done.
@@ -220,9 +220,10 @@ impl Redis {
         let connection = self.quick(keys::PROJECTION)?;
         match position {
             Some(position) => {
-                self.limited(connection.set::<(), _, _>(keys::PROJECTION, position, None, None, false)).await
+                self.limited(&connection, connection.set::<(), _, _>(keys::PROJECTION, position, None, None, false))
+                    .await
             }
-            None => self.limited(connection.del::<u64, _>(keys::PROJECTION)).await.map(drop),
+            None => self.limited(&connection, connection.del::<u64, _>(keys::PROJECTION)).await.map(drop),
         }
     }
 }

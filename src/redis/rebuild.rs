@@ -276,6 +276,6 @@ impl Redis {
     /// Where Redis gives no answer. It may be said again.
     pub async fn remove_stream_key(&self, key: &FoundKey) -> Result<(), RedisError> {
         let connection = self.quick(&key.name)?;
-        self.limited(connection.del::<Value, _>(key.name.as_str())).await.map(drop)
+        self.limited(&connection, connection.del::<Value, _>(key.name.as_str())).await.map(drop)
     }
 }

@@ -21,7 +21,7 @@ use fred::{
 };
 use tokio::time::sleep;
 
-use super::{Redis, RedisError, call::Call, queued, script::Script};
+use super::{Connection, Redis, RedisError, call::Call, queued, script::Script};
 
 /// How long after `TRYAGAIN` it is tried again. A slot with few keys is on its way for a few milliseconds.
 const AGAIN_AFTER: Duration = Duration::from_millis(10);
@@ -63,6 +63,18 @@ pub(super) async fn told(pipeline: &Pipeline<Client>, count: usize) -> Result<Ve
     answers.into_iter().map(told).collect()
 }
 
+/// Has a server that receives a slot carry out a command about one key of it.
+async fn asking(
+    receiving: &Connection,
+    put: impl Fn(&Pipeline<Client>) -> Result<(), FredError>,
+) -> Result<Value, FredError> {
+    let pipeline = receiving.pipeline();
+    let asking = CustomCommand::new_static("ASKING", None, false);
+    queued(pipeline.custom(asking, Vec::<String>::new()))?;
+    put(&pipeline)?;
+    pipeline.last().await
+}
+
 impl Redis {
     /// Carries out a command about one key at the server that receives its slot.
     pub(super) async fn ask_for(
@@ -70,20 +82,8 @@ impl Redis {
         address: &Address,
         put: impl Fn(&Pipeline<Client>) -> Result<(), FredError>,
     ) -> Result<Value, RedisError> {
-        self.limited(self.asking(address, put)).await
-    }
-
-    async fn asking(
-        &self,
-        address: &Address,
-        put: impl Fn(&Pipeline<Client>) -> Result<(), FredError>,
-    ) -> Result<Value, FredError> {
-        let connection = self.inner.servers.receiving(address)?;
-        let pipeline = connection.pipeline();
-        let asking = CustomCommand::new_static("ASKING", None, false);
-        queued(pipeline.custom(asking, Vec::<String>::new()))?;
-        put(&pipeline)?;
-        pipeline.last().await
+        let connection = self.inner.servers.receiving(address).map_err(|error| RedisError::from_fred(&error))?;
+        self.limited(&connection, asking(&connection, put)).await
     }
 
     /// Runs a script that was refused because its keys are on their way, as soon as they are all in one place. Gives up after
@@ -104,7 +104,10 @@ impl Redis {
                         let put = |pipeline: &Pipeline<Client>| {
                             queued(pipeline.custom(CustomCommand::new_static("EVAL", None, false), words.clone()))
                         };
-                        self.asking(&address, put).await
+                        match self.inner.servers.receiving(&address) {
+                            Ok(receiving) => asking(&receiving, put).await,
+                            Err(error) => Err(error),
+                        }
                     }
                     None => self.at_holder(script, call).await?,
                 };

@@ -2,13 +2,7 @@
 
 use std::sync::LazyLock;
 
-use fred::{
-    bytes_utils::Str,
-    error::{Error as FredError, ErrorKind},
-    interfaces::LuaInterface,
-    types::Value,
-    util::sha1_hash,
-};
+use fred::{bytes_utils::Str, interfaces::LuaInterface, types::Value, util::sha1_hash};
 
 use super::{Connection, Redis, RedisError, call::Call, resharding};
 
@@ -83,12 +77,10 @@ impl Redis {
         let connection = self.quick(call.first_key())?;
         // fred's future is so large that moving it costs more than its place.
         let sent = Box::pin(connection.evalsha::<Value, _, _, _>(script.sha1.clone(), call.keys(), call.arguments()));
-        let error = match connection.answer(self.inner.command_timeout, sent).await {
-            Some(Ok(answer)) => return Ok(answer),
-            Some(Err(error)) => error,
-            None => FredError::new(ErrorKind::Timeout, "no answer in time"),
+        let error = match self.answered(&connection, sent).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
         };
-        self.inner.servers.failed(&error);
         if RedisError::is_noscript(&error) {
             tracing::debug!(script = script.name, "Redis does not hold the script: sending it");
             return Box::pin(self.send_whole(&connection, script, call)).await;
@@ -110,6 +102,6 @@ impl Redis {
     }
 
     async fn send_whole(&self, connection: &Connection, script: &Script, call: &Call) -> Result<Value, RedisError> {
-        self.limited(connection.eval(script.source, call.keys(), call.arguments())).await
+        self.limited(connection, connection.eval(script.source, call.keys(), call.arguments())).await
     }
 }

@@ -27,10 +27,11 @@ impl Redis {
     /// Where Redis gives no answer, or not that.
     pub async fn settings(&self) -> Result<RedisSettings, RedisError> {
         let connection = self.any()?;
-        let server: String = self.limited(connection.info(Some(InfoKind::Server))).await?;
-        let persistence: String = self.limited(connection.info(Some(InfoKind::Persistence))).await?;
+        let server: String = self.limited(&connection, connection.info(Some(InfoKind::Server))).await?;
+        let persistence: String = self.limited(&connection, connection.info(Some(InfoKind::Persistence))).await?;
         // A managed Redis often forbids CONFIG: then this one thing is not known, and that is said.
-        let policy = self.limited(connection.config_get::<HashMap<String, String>, _>("maxmemory-policy")).await;
+        let policy =
+            self.limited(&connection, connection.config_get::<HashMap<String, String>, _>("maxmemory-policy")).await;
         let line = |report: &str, name: &str| {
             report
                 .lines()

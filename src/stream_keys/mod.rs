@@ -29,7 +29,6 @@ pub use invalid::{
     check_metadata,
 };
 pub use keys::{ChangedKey, CreatedKey, KeyPatch, ListKeys, NewKey};
-pub(crate) use outbox::NotProjected;
 pub use outbox::ProjectReport;
 
 /// What administrators do with keys and broadcasters.

@@ -10,6 +10,7 @@ use crate::{
     metrics,
     postgres::{KeyWithOwner, PostgresError},
     redis::{Generations, KeyProjection, Projected, RedisError},
+    store_error::StoreError,
     streams::note_end,
 };
 
@@ -91,11 +92,11 @@ impl StreamKeys {
                         done.push((id, revision));
                         report.ended.extend(ended);
                     }
-                    Err(NotProjected::Redis(error)) => {
+                    Err(StoreError::Redis(error)) => {
                         report.unreached.insert(key.key.path.partition());
                         report.stopped_by = Some(error);
                     }
-                    Err(NotProjected::Postgres(error)) => return Err(error),
+                    Err(StoreError::Postgres(error)) => return Err(error),
                 }
             }
         }
@@ -115,7 +116,7 @@ impl StreamKeys {
             Err(error) => Err(error.into()),
         };
         let projected = match projected {
-            Err(NotProjected::Redis(RedisError::MemoryLost)) => self.project_by_id(changed.key.id).await,
+            Err(StoreError::Redis(RedisError::MemoryLost)) => self.project_by_id(changed.key.id).await,
             projected => projected,
         };
         let (id, revision, ended) = projected.map_err(|error| {
@@ -130,13 +131,8 @@ impl StreamKeys {
         Ok(ended)
     }
 
-    /// Makes Redis hold a key as Postgres has it, whatever it holds.
-    pub(crate) async fn project_anew(&self, id: KeyId) -> Result<(), NotProjected> {
-        self.project_by_id(id).await.map(drop)
-    }
-
-    /// Brings into Redis what Postgres says of a key by now.
-    async fn project_by_id(&self, id: KeyId) -> Result<(KeyId, Revision, Option<Stream>), NotProjected> {
+    /// Brings into Redis what Postgres says of a key by now, whatever Redis holds.
+    pub(crate) async fn project_by_id(&self, id: KeyId) -> Result<(KeyId, Revision, Option<Stream>), StoreError> {
         let memory = self.redis.generations().await?;
         self.project_at_last(&self.key_by_id(id).await?, &memory).await
     }
@@ -152,7 +148,7 @@ impl StreamKeys {
         &self,
         key: &KeyWithOwner,
         memory: &Generations,
-    ) -> Result<(KeyId, Revision, Option<Stream>), NotProjected> {
+    ) -> Result<(KeyId, Revision, Option<Stream>), StoreError> {
         let (id, revision) = (key.key.id, key.key.revision);
         let in_place = match self.project(key, memory).await? {
             Projected::Kept { in_place } if in_place > revision => in_place,
@@ -179,13 +175,4 @@ impl StreamKeys {
         }
         Ok(projected)
     }
-}
-
-/// Why a key is not in effect.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotProjected {
-    #[error(transparent)]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Postgres(#[from] PostgresError),
 }

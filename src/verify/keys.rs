@@ -5,12 +5,13 @@ use std::collections::{HashMap, HashSet};
 use super::{Difference, Findings, Verify};
 use crate::{
     domain::{KeyId, KeyStatus},
-    rebuild::{PAGE, RebuildError},
+    rebuild::PAGE,
     redis::{FoundKey, KeyInPlace, KeyProjection},
+    store_error::StoreError,
 };
 
 impl Verify {
-    pub(super) async fn compare_keys(&self, findings: &mut Findings) -> Result<(), RebuildError> {
+    pub(super) async fn compare_keys(&self, findings: &mut Findings) -> Result<(), StoreError> {
         let mut known = HashSet::new();
         let mut after = None;
         loop {
@@ -36,7 +37,7 @@ impl Verify {
         self.find_unknown_keys(&known, findings).await
     }
 
-    async fn find_unknown_keys(&self, known: &HashSet<KeyId>, findings: &mut Findings) -> Result<(), RebuildError> {
+    async fn find_unknown_keys(&self, known: &HashSet<KeyId>, findings: &mut Findings) -> Result<(), StoreError> {
         let mut strangers: HashMap<Option<KeyId>, FoundKey> = HashMap::new();
         for found in self.redis.stream_keys().await? {
             if found.id.is_none_or(|id| !known.contains(&id)) {

@@ -4,8 +4,8 @@ use super::{Difference, Verify, streams::beyond};
 use crate::{
     domain::{EndReason, Revision, Stream},
     nodes::contract::{OnlineSource, PathItem},
-    rebuild::RebuildError,
     redis::{Afterwards, EndRequest, FoundKey, HistoryOf, Holder, KeyInPlace, RedisError},
+    store_error::StoreError,
 };
 
 /// What became of a difference.
@@ -24,15 +24,15 @@ impl Verify {
     ///
     /// # Errors
     /// Where a store gives no answer. It may be done again.
-    pub async fn mend(&self, difference: &Difference) -> Result<Mending, RebuildError> {
+    pub async fn mend(&self, difference: &Difference) -> Result<Mending, StoreError> {
         match self.mend_once(difference).await {
             // The service opened the partition while Postgres was read.
-            Err(RebuildError::Redis(RedisError::MemoryLost)) => self.mend_once(difference).await,
+            Err(StoreError::Redis(RedisError::MemoryLost)) => self.mend_once(difference).await,
             outcome => outcome,
         }
     }
 
-    async fn mend_once(&self, difference: &Difference) -> Result<Mending, RebuildError> {
+    async fn mend_once(&self, difference: &Difference) -> Result<Mending, StoreError> {
         match difference {
             Difference::PartitionClosed(_) => self.rebuild.open_what_is_closed().await?,
             Difference::EventsSetAside(..) | Difference::Key(_, _, KeyInPlace::Revoked) => return Ok(Mending::Left),
@@ -56,7 +56,7 @@ impl Verify {
     }
 
     /// Puts a stream of the history back, and ends it where its node says that it does not have it.
-    async fn bring_back(&self, stream: &Stream) -> Result<(), RebuildError> {
+    async fn bring_back(&self, stream: &Stream) -> Result<(), StoreError> {
         self.rebuild.restore(stream).await?;
         let fleet = self.postgres.nodes().await?;
         let node = fleet.iter().find(|node| node.name == stream.node && stream.state.live_since().is_some());
@@ -70,7 +70,7 @@ impl Verify {
         self.end(stream, EndReason::Lost).await
     }
 
-    async fn end(&self, stream: &Stream, reason: EndReason) -> Result<(), RebuildError> {
+    async fn end(&self, stream: &Stream, reason: EndReason) -> Result<(), StoreError> {
         let request = EndRequest {
             path: &stream.path,
             holder: Holder::Source(stream.source.id, &stream.node),
@@ -82,11 +82,11 @@ impl Verify {
     }
 
     /// Lets the history learn what Redis says of a stream, as something newer than its row.
-    async fn tell_history(&self, stream: &Stream, row: Revision) -> Result<(), RebuildError> {
+    async fn tell_history(&self, stream: &Stream, row: Revision) -> Result<(), StoreError> {
         Ok(self.redis.mend(&stream.path, HistoryOf::ToBeTold { revision_min: beyond(row) }).await?)
     }
 
-    async fn remove_if_unknown(&self, found: &FoundKey) -> Result<Mending, RebuildError> {
+    async fn remove_if_unknown(&self, found: &FoundKey) -> Result<Mending, StoreError> {
         if let Some(id) = found.id
             && !self.postgres.stream_keys_by_id(&[id]).await?.is_empty()
         {

@@ -25,8 +25,9 @@ use crate::{
     node_credentials::NodeCredentials,
     nodes::NodeClient,
     postgres::Postgres,
-    rebuild::{Rebuild, RebuildError},
+    rebuild::Rebuild,
     redis::{Redis, RedisError},
+    store_error::StoreError,
 };
 
 /// How often it is looked before a difference is one.
@@ -95,7 +96,7 @@ impl Verify {
     ///
     /// # Errors
     /// Where a store gives no answer.
-    pub async fn findings(&self) -> Result<Findings, RebuildError> {
+    pub async fn findings(&self) -> Result<Findings, StoreError> {
         let mut findings = self.look().await?;
         for _ in 1..LOOKS {
             if findings.differences.is_empty() {
@@ -110,7 +111,7 @@ impl Verify {
     }
 
     /// Compares everything once.
-    async fn look(&self) -> Result<Findings, RebuildError> {
+    async fn look(&self) -> Result<Findings, StoreError> {
         let mut findings = Findings::default();
         self.compare_partitions(&mut findings).await?;
         self.compare_keys(&mut findings).await?;

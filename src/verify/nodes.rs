@@ -8,7 +8,7 @@ use super::{Difference, Findings, Verify};
 use crate::{
     domain::{Node, NodeName, SourceId, SourceType, Stream, StreamPath},
     nodes::Paths,
-    rebuild::RebuildError,
+    store_error::StoreError,
 };
 
 /// How many nodes are asked at once.
@@ -22,7 +22,7 @@ struct Believed<'a> {
 }
 
 impl Verify {
-    pub(super) async fn compare_nodes(&self, held: &[Stream], findings: &mut Findings) -> Result<(), RebuildError> {
+    pub(super) async fn compare_nodes(&self, held: &[Stream], findings: &mut Findings) -> Result<(), StoreError> {
         let in_redis = self.redis.nodes().await?;
         let fleet = self.postgres.nodes().await?;
         for node in &fleet {

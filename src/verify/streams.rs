@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use super::{Difference, Findings, Listing, Verify};
 use crate::{
     domain::{Epoch, Partition, Revision, Stream, StreamId, StreamPath, StreamState, Timestamp},
-    rebuild::RebuildError,
     redis::Listings,
+    store_error::StoreError,
 };
 
 impl Verify {
     /// Gives what Redis holds.
-    pub(super) async fn compare_streams(&self, findings: &mut Findings) -> Result<Vec<Stream>, RebuildError> {
+    pub(super) async fn compare_streams(&self, findings: &mut Findings) -> Result<Vec<Stream>, StoreError> {
         let listings = self.redis.listings().await?;
         // Also a path that no list has: so all keys are looked through.
         let paths: HashSet<StreamPath> =
@@ -24,7 +24,7 @@ impl Verify {
         Ok(held)
     }
 
-    async fn compare_history(&self, held: &[Stream], findings: &mut Findings) -> Result<(), RebuildError> {
+    async fn compare_history(&self, held: &[Stream], findings: &mut Findings) -> Result<(), StoreError> {
         let partitions: Vec<Partition> = Partition::all().collect();
         let last_words = self.redis.last_words(&partitions).await?;
         let mut held: HashMap<StreamId, &Stream> = held.iter().map(|stream| (stream.id, stream)).collect();

@@ -18,6 +18,7 @@ use anyhow::{Context as _, ensure};
 use tokio::{
     io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
+    sync::Semaphore,
     task::JoinSet,
 };
 
@@ -106,9 +107,15 @@ pub async fn play(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) 
         }
     }
     let began = Instant::now();
+    let due = Arc::new(Semaphore::new(0));
+    let calling_out = (!plan.every.is_zero()).then(|| {
+        let (due, calls) = (Arc::clone(&due), requests.len());
+        tokio::task::spawn_blocking(move || call_out(&due, began, plan.every, calls))
+    });
     let mut calling = JoinSet::new();
     for _ in 0..callers {
-        calling.spawn(caller((address, kept.pop()), Arc::clone(&requests), Arc::clone(&next), began, plan));
+        let caller = Caller { address, kept: kept.pop(), next: Arc::clone(&next), due: Arc::clone(&due), plan };
+        calling.spawn(caller.call_on(Arc::clone(&requests), began));
     }
     let mut round = Round::default();
     while let Some(caller) = calling.join_next().await {
@@ -117,40 +124,58 @@ pub async fn play(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) 
         round.unexpected += called.unexpected;
         round.answer_bytes = round.answer_bytes.max(called.answer_bytes);
     }
+    if let Some(calling_out) = calling_out {
+        calling_out.await.context("who calls out what is due panicked")??;
+    }
     round.took = began.elapsed();
     round.latencies.sort_unstable();
     Ok(round)
 }
 
-async fn caller(
-    (address, mut kept): (SocketAddr, Option<TcpStream>),
-    requests: Arc<Vec<Vec<u8>>>,
+/// Lets a call be made whenever one is due. On a thread of its own, for tokio's timers are as coarse as what is measured here: they are up
+/// to a millisecond late.
+fn call_out(due: &Semaphore, began: Instant, every: Duration, calls: usize) -> anyhow::Result<()> {
+    for number in 0..u32::try_from(calls)? {
+        std::thread::sleep((began + every * number).saturating_duration_since(Instant::now()));
+        due.add_permits(1);
+    }
+    Ok(())
+}
+
+struct Caller {
+    address: SocketAddr,
+    kept: Option<TcpStream>,
+    /// The number of the next call, of all callers.
     next: Arc<AtomicUsize>,
-    round_began: Instant,
+    /// Has a permit for each call that is due, where they arrive at a rate of their own.
+    due: Arc<Semaphore>,
     plan: Plan,
-) -> anyhow::Result<Round> {
-    let mut head = Vec::new();
-    let mut called = Round::default();
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        let Some(request) = requests.get(number) else { return Ok(called) };
-        let began = if plan.every.is_zero() {
-            Instant::now()
-        } else {
-            let due = round_began + plan.every * u32::try_from(number)?;
-            tokio::time::sleep_until(due.into()).await;
-            due
-        };
-        let mut stream = match kept.take() {
-            Some(stream) => stream,
-            None => connect(address).await?,
-        };
-        let answer = call(&mut stream, request, &mut head).await?;
-        called.latencies.push(began.elapsed());
-        called.unexpected += usize::from(answer.status != plan.expected_status);
-        called.answer_bytes = called.answer_bytes.max(answer.bytes);
-        if plan.connections == Connections::Kept {
-            kept = Some(stream);
+}
+
+impl Caller {
+    async fn call_on(mut self, requests: Arc<Vec<Vec<u8>>>, round_began: Instant) -> anyhow::Result<Round> {
+        let mut head = Vec::new();
+        let mut called = Round::default();
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(request) = requests.get(number) else { return Ok(called) };
+            let began = if self.plan.every.is_zero() {
+                Instant::now()
+            } else {
+                self.due.acquire().await?.forget();
+                round_began + self.plan.every * u32::try_from(number)?
+            };
+            let mut stream = match self.kept.take() {
+                Some(stream) => stream,
+                None => connect(self.address).await?,
+            };
+            let answer = call(&mut stream, request, &mut head).await?;
+            called.latencies.push(began.elapsed());
+            called.unexpected += usize::from(answer.status != self.plan.expected_status);
+            called.answer_bytes = called.answer_bytes.max(answer.bytes);
+            if self.plan.connections == Connections::Kept {
+                self.kept = Some(stream);
+            }
         }
     }
 }

@@ -12,6 +12,9 @@
 //!   carry out what is another's.
 //! - The connections to a server that is on the map no more are closed with it.
 
+mod discovery;
+mod server;
+
 use std::{
     sync::{
         Arc, PoisonError, RwLock,
@@ -22,9 +25,9 @@ use std::{
 
 use fred::{
     error::{Error as FredError, ErrorKind},
-    interfaces::{ClientLike, KeysInterface as _},
+    interfaces::{ClientLike as _, KeysInterface as _},
     types::{
-        Builder, CustomCommand, Expiration, Value,
+        Builder, Expiration,
         cluster::ClusterRouting,
         config::{
             Config, Options, ReconnectError, ReconnectPolicy, Server as Address, ServerConfig, UnresponsiveConfig,
@@ -32,13 +35,12 @@ use fred::{
     },
 };
 use futures_util::future::join_all;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{PROBE_TTL_MS, RedisError, batches::Batches, connection::Connection, keys, tls, turns::Turns};
+use self::discovery::Masters;
+pub(super) use self::server::Server;
+use super::{PROBE_TTL_MS, RedisError, batches::Batches, connection::Connection, keys, tls};
 use crate::{
     config::RedisConfig,
     domain::Partition,
@@ -80,16 +82,6 @@ enum Form {
     Cluster(Vec<Address>),
     /// Whom these sentinels name for this service holds everything.
     Sentinels(Vec<Connection>, String),
-}
-
-/// The connections to one server.
-pub(super) struct Server {
-    address: ServerConfig,
-    quick: Box<[Arc<Connection>]>,
-    bulk: Arc<Connection>,
-    next: AtomicUsize,
-    pub(super) turns: Turns,
-    pub(super) batches: Batches,
 }
 
 /// Who holds what.
@@ -214,8 +206,7 @@ impl Servers {
 
     /// A connection to the server that receives a slot. One that holds none yet is not on the map, and is not asked.
     pub(super) fn receiving(&self, address: &Address) -> Result<Arc<Connection>, FredError> {
-        let is_it = |server: &&Arc<Server>| matches!(&server.address, ServerConfig::Centralized { server } if server == address);
-        let known = self.map().servers.iter().find(is_it).and_then(|server| server.quick());
+        let known = self.map().servers.iter().find(|server| server.is_at(address)).and_then(|server| server.quick());
         known.ok_or_else(|| FredError::new(ErrorKind::Cluster, "the server that receives a slot is not known"))
     }
 
@@ -297,9 +288,8 @@ impl Servers {
             Form::Sentinels(sentinels, _) => sentinels.as_slice(),
             Form::Single | Form::Cluster(_) => &[],
         };
-        for connection in map.servers.iter().map(|server| &*server.bulk).chain(sentinels) {
-            connection.tell_trouble();
-        }
+        map.servers.iter().for_each(|server| server.tell_trouble());
+        sentinels.iter().for_each(Connection::tell_trouble);
     }
 
     async fn look(&self) {
@@ -308,13 +298,13 @@ impl Servers {
             Form::Cluster(seeds) => self.masters_of_cluster(seeds).await,
             Form::Sentinels(sentinels, service) => self.master_of_sentinels(sentinels, service).await,
         };
-        if let Some((addresses, slots)) = found {
-            self.change_to(addresses, slots);
+        if let Some(masters) = found {
+            self.change_to(masters);
         }
         self.looks.send_modify(|looks| *looks += 1);
     }
 
-    fn change_to(&self, addresses: Vec<Address>, slots: Option<ClusterRouting>) {
+    fn change_to(&self, (addresses, slots): Masters) {
         let known = self.map();
         let mut servers = Vec::with_capacity(addresses.len());
         for address in addresses {
@@ -333,81 +323,9 @@ impl Servers {
         self.replace(Map { servers, slots });
     }
 
-    /// What one of the masters says, or one of the seeds. Another one is asked each time, so that one that is mistaken is not
-    /// believed for long.
-    async fn masters_of_cluster(&self, seeds: &[Address]) -> Option<(Vec<Address>, Option<ClusterRouting>)> {
-        let map = self.map();
-        let first = self.next_asked.fetch_add(1, Ordering::Relaxed);
-        for number in 0..map.servers.len() {
-            let server = &map.servers[first.wrapping_add(number) % map.servers.len()];
-            if let (Some(connection), ServerConfig::Centralized { server }) = (server.quick(), &server.address)
-                && let Some(routing) = self.routing(&connection, server).await
-            {
-                return Some(routing);
-            }
-        }
-        for number in 0..seeds.len() {
-            let seed = &seeds[first.wrapping_add(number) % seeds.len()];
-            let Ok(one) = self.connect_with(&self.config, ServerConfig::Centralized { server: seed.clone() }) else {
-                continue;
-            };
-            let connected = tokio::time::timeout(CONNECT_TIMEOUT, one.wait_for_connect()).await;
-            if matches!(connected, Ok(Ok(())))
-                && let Some(routing) = self.routing(&one, seed).await
-            {
-                return Some(routing);
-            }
-        }
-        None
-    }
-
-    async fn routing(
-        &self,
-        connection: &Connection,
-        asked: &Address,
-    ) -> Option<(Vec<Address>, Option<ClusterRouting>)> {
-        let answer = self.ask(connection, "CLUSTER", ["SLOTS"]).await?;
-        let routing = ClusterRouting::from_cluster_slots(answer, asked.host.clone()).ok()?;
-        let masters = routing.unique_primary_nodes();
-        (!masters.is_empty()).then_some((masters, Some(routing)))
-    }
-
-    async fn master_of_sentinels(
-        &self,
-        sentinels: &[Connection],
-        service: &str,
-    ) -> Option<(Vec<Address>, Option<ClusterRouting>)> {
-        let first = self.next_asked.fetch_add(1, Ordering::Relaxed);
-        for number in 0..sentinels.len() {
-            let sentinel = &sentinels[first.wrapping_add(number) % sentinels.len()];
-            if !sentinel.is_connected() {
-                continue;
-            }
-            let answer = self.ask(sentinel, "SENTINEL", ["GET-MASTER-ADDR-BY-NAME", service]).await;
-            if let Some((host, port)) = answer.and_then(|answer| answer.convert::<(String, u16)>().ok()) {
-                return Some((vec![Address::new(host, port)], None));
-            }
-        }
-        None
-    }
-
-    async fn ask<const N: usize>(
-        &self,
-        connection: &Connection,
-        name: &'static str,
-        words: [&str; N],
-    ) -> Option<Value> {
-        let words: Vec<String> = words.map(str::to_owned).into();
-        let asking = connection.custom::<Value, _>(CustomCommand::new_static(name, None, false), words);
-        tokio::time::timeout(self.command_timeout, asking).await.ok()?.ok()
-    }
-
     fn connect_to(&self, address: ServerConfig) -> Result<Server, RedisError> {
-        let connect = || self.connect_with(&self.config, address.clone()).map(Arc::new);
-        let quick = (0..self.connections).map(|_| connect()).collect::<Result<_, _>>()?;
-        let bulk = connect()?;
-        let batches = Batches::new(self.is_cluster());
-        Ok(Server { quick, bulk, address, next: AtomicUsize::new(0), turns: Turns::default(), batches })
+        let connect = |address: &ServerConfig| self.connect_with(&self.config, address.clone());
+        Server::connected(address, self.connections, Batches::new(self.is_cluster()), connect)
     }
 
     fn connect_with(&self, config: &Config, server: ServerConfig) -> Result<Connection, RedisError> {
@@ -448,32 +366,6 @@ impl Map {
             return (!self.servers.is_empty()).then_some(0);
         };
         let master = slots.get_server(ClusterRouting::hash_key(key.as_bytes()))?;
-        self.servers
-            .iter()
-            .position(|server| matches!(&server.address, ServerConfig::Centralized { server } if server == master))
-    }
-}
-
-impl Server {
-    /// One of those for small commands, each in its turn. One that owes an answer only where none is better.
-    fn quick(&self) -> Option<Arc<Connection>> {
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let count = self.quick.len();
-        let mut in_turn = (0..count).map(|offset| &self.quick[start.wrapping_add(offset) % count]);
-        let best = in_turn.clone().find(|connection| connection.is_promising());
-        best.or_else(|| in_turn.find(|connection| connection.is_connected())).cloned()
-    }
-
-    /// When it answered one of those last.
-    pub(super) fn answered_at(&self) -> Option<Instant> {
-        self.quick.iter().filter_map(|connection| connection.answered_at()).max()
-    }
-
-    fn bulk(&self) -> Option<Arc<Connection>> {
-        self.bulk.is_connected().then(|| Arc::clone(&self.bulk))
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.quick.iter().chain(std::iter::once(&self.bulk))
+        self.servers.iter().position(|server| server.is_at(master))
     }
 }
