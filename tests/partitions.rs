@@ -275,7 +275,7 @@ async fn a_server_that_started_anew_is_not_trusted_to_hold_everything() {
 /// A server that others may follow, and that may follow others.
 async fn member(password: &str) -> PrivateRedis {
     let settings = format!("masterauth {password}\nrepl-diskless-sync-delay 0\n");
-    let role = RedisRole::Member(Membership { password: password.to_owned(), settings, further_port: None });
+    let role = RedisRole::Member(Membership { password: password.to_owned(), settings, further_ports: &[] });
     let options = RedisOptions { persistence: Persistence::None, ..RedisOptions::scratch_at_port() };
     PrivateRedis::start_as(role, options).await.unwrap()
 }

@@ -282,7 +282,7 @@ async fn first_replica_of(server: &PrivateRedis) -> PrivateRedis {
     let password = url.split([':', '@']).nth(2).unwrap().to_owned();
     let settings =
         format!("replicaof 127.0.0.1 {}\nmasterauth {password}\nrepl-diskless-sync-delay 0\n", server.port().unwrap());
-    let role = RedisRole::Member(Membership { password, settings, further_port: None });
+    let role = RedisRole::Member(Membership { password, settings, further_ports: &[] });
     let options = RedisOptions { persistence: Persistence::None, ..RedisOptions::scratch_at_port() };
     PrivateRedis::start_as(role, options).await.unwrap()
 }

@@ -10,15 +10,21 @@ use std::{
 use onair::{
     config::ConfigSecret,
     dev::servers::{Listen, Membership, PostgresOptions, PrivatePostgres, PrivateRedis, RedisOptions, RedisRole},
+    domain::StreamPath,
     postgres::PostgresError,
+    redis::Redis,
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use support::{
     api_client::ApiClient,
     measured::{say, soon},
+    mediamtx::PublishOutcome,
+    redis_cluster::{ClusterOptions, RedisCluster},
+    redis_sentinels::{RedisSentinels, SentinelOptions},
     service::Service,
     stack::{API_SECRET, Stack},
-    stores::{postgres_at, until},
+    stores::{AGREED_WITHIN, postgres_at, until, until_within},
+    test_redis::TestRedis,
 };
 use tempfile::TempDir;
 
@@ -55,20 +61,23 @@ fn certificates() -> (TempDir, [PathBuf; 2]) {
     (directory, authorities)
 }
 
+/// The lines of a Redis' configuration.
+fn redis_tls_settings(directory: &Path) -> String {
+    let place = directory.display();
+    format!(
+        "tls-auth-clients no\ntls-ca-cert-file {place}/ours.pem\ntls-cert-file {place}/server.pem\n\
+         tls-key-file {place}/server.key\n"
+    )
+}
+
 /// A Redis that speaks TLS, with a user for Onair, and where it is.
 async fn start_redis(directory: &Path) -> (PrivateRedis, u16) {
-    let place = directory.display();
-    let settings = format!(
-        "tls-auth-clients no\ntls-ca-cert-file {place}/ours.pem\ntls-cert-file {place}/server.pem\n\
-         tls-key-file {place}/server.key\nuser {USER} on >{WORD} ~onair:* +@all -@admin -@dangerous +info"
-    );
-    let role = RedisRole::Member(Membership {
-        password: "of-nobody-else".to_owned(),
-        settings,
-        further_port: Some("tls-port"),
-    });
+    let settings =
+        format!("{}user {USER} on >{WORD} ~onair:* +@all -@admin -@dangerous +info", redis_tls_settings(directory));
+    let role =
+        RedisRole::Member(Membership { password: "of-nobody-else".to_owned(), settings, further_ports: &["tls-port"] });
     let redis = PrivateRedis::start_as(role, RedisOptions::scratch_at_port()).await.unwrap();
-    let tls_port = redis.further_port().unwrap();
+    let tls_port = redis.further_port("tls-port").unwrap();
     (redis, tls_port)
 }
 
@@ -111,6 +120,56 @@ async fn redis_over_tls_serves_publishers_whose_authority_is_named_and_nobody_el
         let ready = ApiClient::connect(&service.url(), API_SECRET).await.anonymous().get("/readyz").await;
         assert_eq!((ready.status, ready.json["dependencies"]["redis"].as_str()), (503, Some("unavailable")));
     }
+}
+
+/// Publishers go on air on a Redis over TLS whose authority is `ours`; the master of one of them dies, and everything goes on.
+async fn a_master_dies_over_tls(redis: TestRedis, [ours, another]: [PathBuf; 2]) {
+    let mut stack = Stack::start_on(redis, |config| config.redis.ca_file = Some(ours)).await;
+    let mut stranger = stack.config.redis.clone();
+    stranger.ca_file = Some(another);
+    let refused = Redis::connect(&stranger).await.unwrap().ping().await;
+    assert!(refused.is_err(), "of another authority: {refused:?}");
+
+    let replica = stack.replica().await;
+    let node = replica.mediamtx("edge-1").await;
+    let (mut keys, mut publishers) = (Vec::new(), Vec::new());
+    for number in 0..12 {
+        let key = replica.key(&format!("live/{number}")).await;
+        publishers.push(node.publish(key.publisher()).await.admitted());
+        keys.push(key);
+    }
+    let partition = "live/0".parse::<StreamPath>().unwrap().partition();
+    let victim = stack.redis.master_of(&format!("onair:{{{partition}}}:version")).await;
+    stack.redis.server_mut(victim).kill().await.unwrap();
+    stack.redis.until_replaced(victim).await;
+
+    until_within(AGREED_WITHIN, "all are listed again, and not as what was known before", async || {
+        let listed = replica.api.get("/v1/streams?limit=100").await.json;
+        listed["total"] == 12 && listed["stale"] == false
+    })
+    .await;
+    publishers.remove(0).disconnect();
+    until_within(AGREED_WITHIN, "the path of the master that died is free for its broadcaster again", async || {
+        matches!(node.publish(keys[0].publisher()).await, PublishOutcome::Admitted(_))
+    })
+    .await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_over_tls_goes_on_when_a_replica_takes_the_place_of_a_master() {
+    let (directory, authorities) = certificates();
+    let settings = redis_tls_settings(directory.path());
+    let cluster = RedisCluster::start_over_tls(ClusterOptions::failing_over(), &settings).await;
+    a_master_dies_over_tls(TestRedis::Cluster(cluster), authorities).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_over_tls_are_believed_when_they_name_another_master() {
+    let (directory, authorities) = certificates();
+    let settings = redis_tls_settings(directory.path());
+    let group = RedisSentinels::start_over_tls(SentinelOptions::failing_over(), &settings).await;
+    a_master_dies_over_tls(TestRedis::Sentinels(group), authorities).await;
 }
 
 /// A Postgres that speaks TLS as well.

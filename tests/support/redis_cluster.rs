@@ -11,6 +11,9 @@ use super::{
 };
 
 const SLOTS: usize = 16_384;
+/// The setting of the port on which the servers speak with one another.
+const BUS_PORT: &str = "cluster-port";
+const TLS_PORT: &str = "tls-port";
 /// The first servers are the masters, and those behind them their replicas in the same order.
 pub const MASTERS: usize = 3;
 
@@ -41,13 +44,23 @@ impl ClusterOptions {
 pub struct RedisCluster {
     servers: Vec<PrivateRedis>,
     password: String,
+    is_over_tls: bool,
 }
 
 impl RedisCluster {
     pub async fn start(options: ClusterOptions) -> Self {
+        Self::start_with(options, None).await
+    }
+
+    /// One whose servers speak TLS with one another and with others, by these lines of their configuration.
+    pub async fn start_over_tls(options: ClusterOptions, settings: &str) -> Self {
+        Self::start_with(options, Some(settings)).await
+    }
+
+    async fn start_with(options: ClusterOptions, tls: Option<&str>) -> Self {
         let password = Uuid::new_v4().simple().to_string();
-        let starting = (0..MASTERS * (1 + options.replicas_of_each)).map(|_| start_server(options, &password));
-        let cluster = Self { servers: join_all(starting).await, password };
+        let starting = (0..MASTERS * (1 + options.replicas_of_each)).map(|_| start_server(options, &password, tls));
+        let cluster = Self { servers: join_all(starting).await, password, is_over_tls: tls.is_some() };
         cluster.introduce().await;
         cluster.add_replicas().await;
         cluster
@@ -62,7 +75,8 @@ impl RedisCluster {
             say(master, &["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]).await;
         }
         for other in &self.servers[1..] {
-            let (port, bus_port) = (other.port().expect("it has one"), other.further_port().expect("and another one"));
+            let (port, bus_port) =
+                (other.port().expect("it has one"), other.further_port(BUS_PORT).expect("and another one"));
             say(first, &["CLUSTER", "MEET", "127.0.0.1", &port.to_string(), &bus_port.to_string()]).await;
         }
         until_within(AGREED_WITHIN, "the cluster has formed", async || {
@@ -100,9 +114,11 @@ impl RedisCluster {
 
     /// Where it is, as Onair's configuration has it.
     pub fn url(&self) -> String {
-        let ports: Vec<u16> = self.servers.iter().filter_map(PrivateRedis::port).collect();
+        let port = |server: &PrivateRedis| if self.is_over_tls { server.further_port(TLS_PORT) } else { server.port() };
+        let ports: Vec<u16> = self.servers.iter().filter_map(port).collect();
         let others: Vec<String> = ports[1..].iter().map(|port| format!("node=127.0.0.1:{port}")).collect();
-        format!("redis-cluster://:{}@127.0.0.1:{}?{}", self.password, ports[0], others.join("&"))
+        let scheme = if self.is_over_tls { "rediss-cluster" } else { "redis-cluster" };
+        format!("{scheme}://:{}@127.0.0.1:{}?{}", self.password, ports[0], others.join("&"))
     }
 
     pub fn servers(&self) -> &[PrivateRedis] {
@@ -188,15 +204,18 @@ fn rows(map: Value) -> Vec<(i64, i64, i64)> {
     map.into_array().into_iter().map(row).collect()
 }
 
-async fn start_server(options: ClusterOptions, password: &str) -> PrivateRedis {
+async fn start_server(options: ClusterOptions, password: &str, tls: Option<&str>) -> PrivateRedis {
+    let (further_ports, tls): (&'static [&'static str], _) = match tls {
+        Some(lines) => (&[BUS_PORT, TLS_PORT], format!("tls-cluster yes\ntls-replication yes\n{lines}")),
+        None => (&[BUS_PORT], String::new()),
+    };
     let settings = format!(
         "masterauth {password}\ncluster-enabled yes\ncluster-config-file nodes.conf\n\
          cluster-node-timeout {}\ncluster-replica-validity-factor 0\ncluster-replica-no-failover no\n\
-         cluster-migration-barrier 99\nrepl-diskless-sync-delay 0\n{}",
+         cluster-migration-barrier 99\nrepl-diskless-sync-delay 0\n{tls}{}",
         options.node_timeout_ms, options.settings,
     );
-    let further_port = Some("cluster-port");
-    let role = RedisRole::Member(Membership { password: password.to_owned(), settings, further_port });
+    let role = RedisRole::Member(Membership { password: password.to_owned(), settings, further_ports });
     let options = RedisOptions { persistence: options.persistence, ..RedisOptions::scratch_at_port() };
     PrivateRedis::start_as(role, options).await.expect("Redis starts")
 }

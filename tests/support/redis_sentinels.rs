@@ -11,6 +11,7 @@ use super::{
 
 const SENTINELS: usize = 3;
 const QUORUM: usize = 2;
+const TLS_PORT: &str = "tls-port";
 /// What the sentinels call the service.
 const SERVICE: &str = "onair";
 
@@ -42,22 +43,33 @@ pub struct RedisSentinels {
     sentinels: Vec<PrivateRedis>,
     password: String,
     sentinel_password: String,
+    is_over_tls: bool,
 }
 
 impl RedisSentinels {
     pub async fn start(options: SentinelOptions) -> Self {
+        Self::start_with(options, None).await
+    }
+
+    /// Stores and sentinels that speak TLS with one another and with others, by these lines of their configuration.
+    pub async fn start_over_tls(options: SentinelOptions, settings: &str) -> Self {
+        Self::start_with(options, Some(settings)).await
+    }
+
+    async fn start_with(options: SentinelOptions, tls: Option<&str>) -> Self {
         // Two passwords, as careful operators have it: one of the stores, one of the sentinels.
         let password = Uuid::new_v4().simple().to_string();
         let sentinel_password = Uuid::new_v4().simple().to_string();
-        let master = start_store(&password, options.settings).await;
-        let port = master.port().expect("it has one");
-        let replica_settings = format!("replicaof 127.0.0.1 {port}\n{}", options.settings);
-        let replicas = join_all((0..options.replicas).map(|_| start_store(&password, &replica_settings))).await;
+        let settings = format!("{}{}", tls_settings(tls), options.settings);
+        let master = start_store(&password, tls.is_some(), &settings).await;
+        let port = port_of(&master, tls.is_some()).expect("it has one");
+        let of_replica = format!("replicaof 127.0.0.1 {port}\n{settings}");
+        let starting = (0..options.replicas).map(|_| start_store(&password, tls.is_some(), &of_replica));
         let mut stores = vec![master];
-        stores.extend(replicas);
-        let sentinels =
-            join_all((0..SENTINELS).map(|_| start_sentinel(&sentinel_password, &password, port, options))).await;
-        let group = Self { stores, sentinels, password, sentinel_password };
+        stores.extend(join_all(starting).await);
+        let starting = (0..SENTINELS).map(|_| start_sentinel([&sentinel_password, &password], port, tls, options));
+        let sentinels = join_all(starting).await;
+        let group = Self { stores, sentinels, password, sentinel_password, is_over_tls: tls.is_some() };
         group.until_whole().await;
         group
     }
@@ -87,10 +99,12 @@ impl RedisSentinels {
 
     /// Where it is, as Onair's configuration has it.
     pub fn url(&self) -> String {
-        let ports: Vec<u16> = self.sentinels.iter().filter_map(PrivateRedis::port).collect();
+        let ports: Vec<u16> =
+            self.sentinels.iter().filter_map(|sentinel| port_of(sentinel, self.is_over_tls)).collect();
+        let scheme = if self.is_over_tls { "rediss-sentinel" } else { "redis-sentinel" };
         let others: Vec<String> = ports[1..].iter().map(|port| format!("node=127.0.0.1:{port}")).collect();
         format!(
-            "redis-sentinel://:{}@127.0.0.1:{}?{}&sentinelServiceName={SERVICE}&sentinelPassword={}",
+            "{scheme}://:{}@127.0.0.1:{}?{}&sentinelServiceName={SERVICE}&sentinelPassword={}",
             self.password,
             ports[0],
             others.join("&"),
@@ -107,10 +121,8 @@ impl RedisSentinels {
         let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE];
         for sentinel in &self.sentinels {
             if let Ok(address) = raw_redis::try_command::<Vec<String>>(sentinel, &words).await {
-                let place = self
-                    .stores
-                    .iter()
-                    .position(|store| store.port().map(|port| port.to_string()) == Some(address[1].clone()));
+                let port = address[1].parse().ok();
+                let place = self.stores.iter().position(|store| port_of(store, self.is_over_tls) == port);
                 return place.expect("one of ours");
             }
         }
@@ -119,7 +131,7 @@ impl RedisSentinels {
 
     /// Waits until all sentinels name another one than this.
     pub async fn until_replaced(&self, store: usize) {
-        let port = self.stores[store].port().expect("it has one").to_string();
+        let port = port_of(&self.stores[store], self.is_over_tls).expect("it has one").to_string();
         let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE];
         until_within(AGREED_WITHIN, "all sentinels know that it was replaced", async || {
             let asking = self.sentinels.iter().map(|one| raw_redis::try_command::<Vec<String>>(one, &words));
@@ -133,20 +145,41 @@ impl RedisSentinels {
     }
 }
 
-async fn start_store(password: &str, settings: &str) -> PrivateRedis {
+/// The port at which others know a server.
+fn port_of(server: &PrivateRedis, is_over_tls: bool) -> Option<u16> {
+    if is_over_tls { server.further_port(TLS_PORT) } else { server.port() }
+}
+
+fn further_ports(is_over_tls: bool) -> &'static [&'static str] {
+    if is_over_tls { &[TLS_PORT] } else { &[] }
+}
+
+fn tls_settings(tls: Option<&str>) -> String {
+    tls.map_or_else(String::new, |lines| format!("tls-replication yes\n{lines}"))
+}
+
+async fn start_store(password: &str, is_over_tls: bool, settings: &str) -> PrivateRedis {
     let settings = format!("masterauth {password}\nrepl-diskless-sync-delay 0\n{settings}");
-    let role = RedisRole::Member(Membership { password: password.to_owned(), settings, further_port: None });
+    let further_ports = further_ports(is_over_tls);
+    let role = RedisRole::Member(Membership { password: password.to_owned(), settings, further_ports });
     let options = RedisOptions { persistence: Persistence::None, ..RedisOptions::scratch_at_port() };
     PrivateRedis::start_as(role, options).await.expect("Redis starts")
 }
 
-async fn start_sentinel(own: &str, of_stores: &str, master_port: u16, options: SentinelOptions) -> PrivateRedis {
+async fn start_sentinel(
+    [own, of_stores]: [&str; 2],
+    master_port: u16,
+    tls: Option<&str>,
+    options: SentinelOptions,
+) -> PrivateRedis {
     let settings = format!(
-        "sentinel monitor {SERVICE} 127.0.0.1 {master_port} {QUORUM}\nsentinel auth-pass {SERVICE} {of_stores}\n\
+        "{}sentinel monitor {SERVICE} 127.0.0.1 {master_port} {QUORUM}\nsentinel auth-pass {SERVICE} {of_stores}\n\
          sentinel sentinel-pass {own}\nsentinel down-after-milliseconds {SERVICE} {}\n\
          sentinel failover-timeout {SERVICE} 4000\nsentinel parallel-syncs {SERVICE} 2\n",
+        tls_settings(tls),
         options.down_after_ms,
     );
-    let role = RedisRole::Sentinel(Membership { password: own.to_owned(), settings, further_port: None });
+    let further_ports = further_ports(tls.is_some());
+    let role = RedisRole::Sentinel(Membership { password: own.to_owned(), settings, further_ports });
     PrivateRedis::start_as(role, RedisOptions::scratch_at_port()).await.expect("a sentinel starts")
 }

@@ -76,8 +76,8 @@ pub struct Membership {
     pub password: String,
     /// Further lines of configuration.
     pub settings: String,
-    /// The setting of a further port, where one is to be chosen that is free: `cluster-port`, `tls-port`.
-    pub further_port: Option<&'static str>,
+    /// The settings of further ports, for each of which one is to be chosen that is free: `cluster-port`, `tls-port`.
+    pub further_ports: &'static [&'static str],
 }
 
 impl fmt::Debug for Membership {
@@ -94,8 +94,8 @@ impl RedisRole {
         }
     }
 
-    fn further_port(&self) -> Option<&'static str> {
-        self.membership()?.further_port
+    fn further_ports(&self) -> &'static [&'static str] {
+        self.membership().map_or(&[], |group| group.further_ports)
     }
 }
 
@@ -111,7 +111,7 @@ pub struct PrivateRedis {
 
 enum Address {
     Socket(PathBuf),
-    Port { port: u16, further_port: Option<u16>, password: String },
+    Port { port: u16, further_ports: Vec<(&'static str, u16)>, password: String },
 }
 
 impl Address {
@@ -120,8 +120,9 @@ impl Address {
             Listen::UnixSocket => Self::Socket(server.runtime().join("redis.sock")),
             Listen::LoopbackPort(port) => {
                 let password = role.membership().map_or_else(random_hex, |group| Ok(group.password.clone()))?;
-                let further_port = role.further_port().map(|_| free_port()).transpose()?;
-                Self::Port { port: port.map_or_else(free_port, Ok)?, further_port, password }
+                let further = role.further_ports().iter().map(|setting| Ok((*setting, free_port()?)));
+                let further_ports = further.collect::<anyhow::Result<_>>()?;
+                Self::Port { port: port.map_or_else(free_port, Ok)?, further_ports, password }
             }
         })
     }
@@ -234,12 +235,16 @@ impl PrivateRedis {
         }
     }
 
-    /// The further port, where its [`Membership`] asks for one and it has a loopback port.
+    /// The further port of this setting, where its [`Membership`] asks for one and it has a loopback port.
     #[must_use]
-    pub fn further_port(&self) -> Option<u16> {
+    pub fn further_port(&self, setting: &str) -> Option<u16> {
+        self.further_ports().iter().find(|(of, _)| *of == setting).map(|(_, port)| *port)
+    }
+
+    fn further_ports(&self) -> &[(&'static str, u16)] {
         match &self.address {
-            Address::Socket(_) => None,
-            Address::Port { further_port, .. } => *further_port,
+            Address::Socket(_) => &[],
+            Address::Port { further_ports, .. } => further_ports,
         }
     }
 
@@ -320,8 +325,8 @@ impl PrivateRedis {
             }
             Address::Port { port, password, .. } => format!("port {port}\nrequirepass {password}\n"),
         };
-        let further_port = self.role.further_port().zip(self.further_port());
-        let further_port = further_port.map_or_else(String::new, |(setting, port)| format!("{setting} {port}\n"));
+        let further_ports: String =
+            self.further_ports().iter().map(|(setting, port)| format!("{setting} {port}\n")).collect();
         let append_only = match self.persistence {
             Persistence::AppendOnly => "yes",
             Persistence::None => "no",
@@ -335,7 +340,7 @@ impl PrivateRedis {
         };
         Ok(format!(
             "bind 127.0.0.1\nprotected-mode yes\n{listen}\
-             dir {}\nlogfile \"\"\ndaemonize no\n{keeping}{further_port}{further}\n",
+             dir {}\nlogfile \"\"\ndaemonize no\n{keeping}{further_ports}{further}\n",
             quoted(self.server.home())?,
         ))
     }
