@@ -262,12 +262,13 @@ fn unknown_setting(span: &str) -> Option<String> {
 /// Words of Postgres and k6, and fields of log lines.
 const OTHER_WORDS: [&str; 5] = ["pg_dump", "max_connections", "dropped_iterations", "silence_ms", "duration_us"];
 
-/// Every word with an underscore that means something here: codes, fields, reasons, metrics, columns, files of the composition.
+/// Every word with an underscore that means something here: codes, fields, reasons, metrics, rooms, columns, files of the composition.
 fn known_words() -> BTreeSet<String> {
     let document = serde_json::to_string(&onair::http::document()).expect("a document is JSON");
     let files = [
         "docs/errors.md",
         "docs/metrics.md",
+        "src/lib.rs",
         "src/nodes/wiring.rs",
         "docker-compose.yml",
         "grafana/prometheus/alerts.yml",

@@ -25,8 +25,8 @@ const CHURN_PER_SECOND: u32 = 50;
 const TURNS: usize = 9;
 /// How often each of the clients asks where they pause: ten thousand calls a second together, a third of what they get where they do not.
 const CLIENT_PERIOD: Duration = Duration::from_millis(10);
-/// A round of those: two seconds.
-const PACED_CALLS: usize = 20_000;
+/// A round of those: half a second, which most often falls between two moments at which the machine stands still.
+const PACED_CALLS: usize = 5_000;
 const GZIP: Asked = Asked { header: Some(("Accept-Encoding", "gzip")), ..PLAINLY };
 
 /// How many times the p99 of the yardstick a page of a hundred may have, while a hundred changes a second are made. With clients that
