@@ -2,13 +2,13 @@
 
 use crate::{postgres::PostgresError, redis::RedisError};
 
-/// Why something was not done that takes both stores. What was not finished is begun anew: nothing is half known.
+/// Why something was not done, or not to its end, that takes both stores. It may be done again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Of what is true now.
+    /// Redis gave no answer.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// Of what must not be forgotten.
+    /// Postgres gave no answer.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
 }

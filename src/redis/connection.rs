@@ -125,8 +125,10 @@ impl Connection {
             Ok(Err(error)) if *error.kind() == ErrorKind::Timeout => {}
             Ok(answer) => {
                 owed_since_ms.store(0, Ordering::Relaxed);
-                self.answered_at_ms.store(self.now_ms(), Ordering::Relaxed);
                 self.is_suspect.store(false, Ordering::Relaxed);
+                if answer.as_ref().err().is_none_or(is_of_the_server) {
+                    self.answered_at_ms.store(self.now_ms(), Ordering::Relaxed);
+                }
                 return Some(answer);
             }
             Err(_) => {}
@@ -152,6 +154,11 @@ impl Connection {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
+}
+
+/// Whether an error is what the other side said, and not what became of the connection.
+fn is_of_the_server(error: &FredError) -> bool {
+    !matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Routing)
 }
 
 impl Deref for Connection {

@@ -244,20 +244,23 @@ impl Redis {
         connection: &Connection,
         command: impl Future<Output = Result<T, FredError>>,
     ) -> impl Future<Output = Result<T, RedisError>> {
-        // fred's futures are so large that moving one costs more than its place.
-        let command = Box::pin(command);
-        async { self.answered(connection, command).await.map_err(|error| RedisError::from_fred(&error)) }
+        let answered = self.answered(connection, command);
+        async { answered.await.map_err(|error| RedisError::from_fred(&error)) }
     }
 
     /// The same in the words of the server, for whoever has to tell them apart. A connection that owes an answer for too long is made anew.
-    async fn answered<T>(
+    fn answered<T>(
         &self,
         connection: &Connection,
         command: impl Future<Output = Result<T, FredError>>,
-    ) -> Result<T, FredError> {
-        let timeout = || Err(FredError::new(ErrorKind::Timeout, "no answer in time"));
-        let answer = connection.answer(self.inner.command_timeout, command).await.unwrap_or_else(timeout);
-        answer.inspect_err(|error| self.inner.servers.failed(error))
+    ) -> impl Future<Output = Result<T, FredError>> {
+        // fred's futures are so large that moving one costs more than its place.
+        let command = Box::pin(command);
+        async {
+            let timeout = || Err(FredError::new(ErrorKind::Timeout, "no answer in time"));
+            let answer = connection.answer(self.inner.command_timeout, command).await.unwrap_or_else(timeout);
+            answer.inspect_err(|error| self.inner.servers.failed(error))
+        }
     }
 
     /// Carries out one command for each of `items`, which `put` puts into a pipeline, about the key that `key` makes of it.

@@ -82,7 +82,7 @@ impl Redis {
         address: &Address,
         put: impl Fn(&Pipeline<Client>) -> Result<(), FredError>,
     ) -> Result<Value, RedisError> {
-        let connection = self.inner.servers.receiving(address).map_err(|error| RedisError::from_fred(&error))?;
+        let connection = self.inner.servers.receiving(address)?;
         self.limited(&connection, asking(&connection, put)).await
     }
 
@@ -104,10 +104,7 @@ impl Redis {
                         let put = |pipeline: &Pipeline<Client>| {
                             queued(pipeline.custom(CustomCommand::new_static("EVAL", None, false), words.clone()))
                         };
-                        match self.inner.servers.receiving(&address) {
-                            Ok(receiving) => asking(&receiving, put).await,
-                            Err(error) => Err(error),
-                        }
+                        asking(&*self.inner.servers.receiving(&address)?, put).await
                     }
                     None => self.at_holder(script, call).await?,
                 };

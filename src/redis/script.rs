@@ -75,8 +75,7 @@ impl Redis {
     /// which also makes Redis remember it: nothing was run before, so nothing runs twice.
     pub(super) async fn run_call(&self, script: &Script, call: &Call) -> Result<Value, RedisError> {
         let connection = self.quick(call.first_key())?;
-        // fred's future is so large that moving it costs more than its place.
-        let sent = Box::pin(connection.evalsha::<Value, _, _, _>(script.sha1.clone(), call.keys(), call.arguments()));
+        let sent = connection.evalsha::<Value, _, _, _>(script.sha1.clone(), call.keys(), call.arguments());
         let error = match self.answered(&connection, sent).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,

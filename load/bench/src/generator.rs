@@ -109,9 +109,10 @@ pub async fn play(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) 
     let began = Instant::now();
     let due = Arc::new(Semaphore::new(0));
     let calling_out = (!plan.every.is_zero()).then(|| {
-        let (due, calls) = (Arc::clone(&due), requests.len());
-        tokio::task::spawn_blocking(move || call_out(&due, began, plan.every, calls))
+        let (due, calls) = (Arc::clone(&due), u32::try_from(requests.len()));
+        calls.map(|calls| tokio::task::spawn_blocking(move || call_out(&due, began, plan, calls)))
     });
+    let calling_out = calling_out.transpose().context("too many calls")?;
     let mut calling = JoinSet::new();
     for _ in 0..callers {
         let caller = Caller { address, kept: kept.pop(), next: Arc::clone(&next), due: Arc::clone(&due), plan };
@@ -125,21 +126,21 @@ pub async fn play(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, plan: Plan) 
         round.answer_bytes = round.answer_bytes.max(called.answer_bytes);
     }
     if let Some(calling_out) = calling_out {
-        calling_out.await.context("who calls out what is due panicked")??;
+        calling_out.await.context("who calls out what is due panicked")?;
     }
     round.took = began.elapsed();
     round.latencies.sort_unstable();
     Ok(round)
 }
 
-/// Lets a call be made whenever one is due. On a thread of its own, for tokio's timers are as coarse as what is measured here: they are up
-/// to a millisecond late.
-fn call_out(due: &Semaphore, began: Instant, every: Duration, calls: usize) -> anyhow::Result<()> {
-    for number in 0..u32::try_from(calls)? {
-        std::thread::sleep((began + every * number).saturating_duration_since(Instant::now()));
+/// Lets a call be made whenever one is due, and then everybody see that there is none left. On a thread of its own, for tokio's timers are as
+/// coarse as what is measured here: they are up to a millisecond late.
+fn call_out(due: &Semaphore, began: Instant, plan: Plan, calls: u32) {
+    for number in 0..calls {
+        std::thread::sleep((began + plan.every * number).saturating_duration_since(Instant::now()));
         due.add_permits(1);
     }
-    Ok(())
+    due.add_permits(plan.callers);
 }
 
 struct Caller {
@@ -157,14 +158,14 @@ impl Caller {
         let mut head = Vec::new();
         let mut called = Round::default();
         loop {
+            let is_paced = !self.plan.every.is_zero();
+            if is_paced {
+                self.due.acquire().await?.forget();
+            }
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(request) = requests.get(number) else { return Ok(called) };
-            let began = if self.plan.every.is_zero() {
-                Instant::now()
-            } else {
-                self.due.acquire().await?.forget();
-                round_began + self.plan.every * u32::try_from(number)?
-            };
+            let due = round_began + self.plan.every * u32::try_from(number)?;
+            let began = if is_paced { due } else { Instant::now() };
             let mut stream = match self.kept.take() {
                 Some(stream) => stream,
                 None => connect(self.address).await?,

@@ -325,8 +325,9 @@ impl PrivateRedis {
             }
             Address::Port { port, password, .. } => format!("port {port}\nrequirepass {password}\n"),
         };
-        let further_ports: String =
+        let further_ports: Vec<String> =
             self.further_ports().iter().map(|(setting, port)| format!("{setting} {port}\n")).collect();
+        let further_ports = further_ports.concat();
         let append_only = match self.persistence {
             Persistence::AppendOnly => "yes",
             Persistence::None => "no",

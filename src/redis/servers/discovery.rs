@@ -75,6 +75,6 @@ impl Servers {
     ) -> Option<Value> {
         let words: Vec<String> = words.map(str::to_owned).into();
         let asking = connection.custom::<Value, _>(CustomCommand::new_static(name, None, false), words);
-        tokio::time::timeout(self.command_timeout, asking).await.ok()?.ok()
+        connection.answer(self.command_timeout, asking).await?.ok()
     }
 }

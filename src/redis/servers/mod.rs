@@ -205,9 +205,9 @@ impl Servers {
     }
 
     /// A connection to the server that receives a slot. One that holds none yet is not on the map, and is not asked.
-    pub(super) fn receiving(&self, address: &Address) -> Result<Arc<Connection>, FredError> {
-        let known = self.map().servers.iter().find(|server| server.is_at(address)).and_then(|server| server.quick());
-        known.ok_or_else(|| FredError::new(ErrorKind::Cluster, "the server that receives a slot is not known"))
+    pub(super) fn receiving(&self, address: &Address) -> Result<Arc<Connection>, RedisError> {
+        let map = self.map();
+        self.found(map.servers.iter().find(|server| server.is_at(address)).and_then(|server| server.quick()))
     }
 
     fn found<T>(&self, found: Option<T>) -> Result<T, RedisError> {
@@ -241,7 +241,7 @@ impl Servers {
         let writing = map.servers.iter().flat_map(|server| server.all()).map(|connection| {
             let expiry = Some(Expiration::PX(PROBE_TTL_MS));
             let write = connection.set::<(), _, _>(&key, 1, expiry, None, false);
-            tokio::time::timeout(self.command_timeout, write)
+            connection.answer(self.command_timeout, write)
         });
         join_all(writing).await;
     }
@@ -325,7 +325,7 @@ impl Servers {
 
     fn connect_to(&self, address: ServerConfig) -> Result<Server, RedisError> {
         let connect = |address: &ServerConfig| self.connect_with(&self.config, address.clone());
-        Server::connected(address, self.connections, Batches::new(self.is_cluster()), connect)
+        Server::open(address, self.connections, Batches::new(self.is_cluster()), connect)
     }
 
     fn connect_with(&self, config: &Config, server: ServerConfig) -> Result<Connection, RedisError> {

@@ -14,7 +14,7 @@ use fred::{
 };
 use tokio::time::Instant;
 
-use super::super::{batches::Batches, connection::Connection, turns::Turns};
+use crate::redis::{RedisError, batches::Batches, connection::Connection, turns::Turns};
 
 /// A server, and what waits for it.
 pub(in crate::redis) struct Server {
@@ -27,13 +27,13 @@ pub(in crate::redis) struct Server {
 }
 
 impl Server {
-    /// A server with so many connections for small commands, and one for large answers, each made by `connect`.
-    pub(super) fn connected<E>(
+    /// Begins so many connections for small commands, and one for large answers, each made by `connect`.
+    pub(super) fn open(
         address: ServerConfig,
         connections: usize,
         batches: Batches,
-        connect: impl Fn(&ServerConfig) -> Result<Connection, E>,
-    ) -> Result<Self, E> {
+        connect: impl Fn(&ServerConfig) -> Result<Connection, RedisError>,
+    ) -> Result<Self, RedisError> {
         let one = || connect(&address).map(Arc::new);
         let (quick, bulk) = (iter::repeat_with(one).take(connections).collect::<Result<_, _>>()?, one()?);
         Ok(Self { address, quick, bulk, next: AtomicUsize::new(0), turns: Turns::default(), batches })
