@@ -15,6 +15,8 @@ use onair::{
 use serde_json::{Value, json};
 use support::{
     api_client::{Answer, ApiClient},
+    mediamtx::ReadRequest,
+    service::Service,
     stack::{Replica, Stack, TestKey, node_password},
     stores::until,
 };
@@ -342,4 +344,26 @@ async fn a_caller_that_is_no_node_of_the_fleet_is_refused_whatever_it_asks() {
     let refused = edge_2.post("/v1/mediamtx/auth", &bench.publisher(&key.path, &key.secret)).await;
     refused.expect_problem(401, "node_unauthorized");
     bench.replica.stop().await;
+}
+
+/// In a process of its own: all replicas of a test count together.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_publishers_and_of_viewers_has_its_part_that_is_redis() {
+    let stack = Stack::start().await;
+    let service = Service::start(&stack.config, &[]).await;
+    let (api, node) = (service.api().await, service.mediamtx("edge-1").await);
+    let key = api.key("live/ada").await;
+    node.publish(key.publisher()).await.admitted();
+    node.read(ReadRequest::whep_bearer("live/ada", "whatever")).await;
+    node.read(ReadRequest::whep_bearer("live/nobody", "whatever")).await;
+
+    let metrics = api.get("/metrics").await.expect(200).text;
+    let sum_of = |name: &str| -> f64 {
+        let lines = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    assert_eq!((sum_of("onair_auth_seconds_count"), sum_of("onair_auth_redis_seconds_count")), (3.0, 3.0));
+    let (whole, part) = (sum_of("onair_auth_seconds_sum"), sum_of("onair_auth_redis_seconds_sum"));
+    assert!(0.0 < part && part < whole, "{part} of {whole}");
+    service.stop().await;
 }

@@ -240,9 +240,7 @@ impl Admission {
     async fn admit(&self, deadline: &mut Deadline, request: &AdmitRequest<'_>) -> Result<Answered, Refusal> {
         // The second round is for a key that Postgres knew; a third cannot help.
         for _ in 0..2 {
-            let asked = Instant::now();
             let answer = self.ask_redis(deadline, request).await;
-            metrics::auth_redis(asked.elapsed());
             let answer = answer.map_err(|error| Refusal::state_unavailable(&error))?;
             if answer.admission != Admitting::KeyAbsent {
                 return Ok(Answered { answer, key_path: None });
@@ -282,7 +280,10 @@ impl Admission {
         asking: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, RedisError> {
         let answered_at = || self.inner.redis.answered_at(path);
-        deadline.keep_with_redis(answered_at, asking).await.unwrap_or(Err(RedisError::Timeout))
+        let asked = Instant::now();
+        let answer = deadline.keep_with_redis(answered_at, asking).await;
+        metrics::auth_redis(asked.elapsed());
+        answer.unwrap_or(Err(RedisError::Timeout))
     }
 
     fn publish_decision(&self, request: &AuthRequest, secret: &Secret, answered: Answered) -> Decision {

@@ -70,19 +70,34 @@ pub fn page(snapshot: &Snapshot, filter: &ListFilter) -> ListPage {
     let items_max = usize::from(filter.items_max);
     let mut shown = Vec::with_capacity(items_max.min(snapshot.len()));
     let more_follow = match &place {
-        None => take(snapshot.streams(), filter, &mut shown),
-        Some(place) => take(snapshot.streams_after(place), filter, &mut shown),
+        None => take(candidates(snapshot, filter), filter, &mut shown),
+        Some(place) if filter.path.is_none() && filter.node.is_none() => {
+            take(snapshot.streams_after(place), filter, &mut shown)
+        }
+        Some((admitted_at, path)) => {
+            let is_behind = |stream: &&Arc<Stream>| (Reverse(stream.admitted_at), &stream.path) > (*admitted_at, path);
+            take(candidates(snapshot, filter).filter(is_behind), filter, &mut shown)
+        }
     };
     let total = if filter.lets_everything_through() {
         snapshot.len()
     } else {
-        snapshot.streams().filter(|stream| filter.lets_through(stream)).count()
+        candidates(snapshot, filter).filter(|stream| filter.lets_through(stream)).count()
     };
     let next = shown
         .last()
         .filter(|_| more_follow)
         .map(|last: &Arc<Stream>| Cursor(LivePosition { admitted_at: last.admitted_at, path: last.path.clone() }));
     ListPage { items: shown, total, next }
+}
+
+/// The streams that a filter may let through, newest first: as few as the indexes of the snapshot leave.
+fn candidates<'a>(snapshot: &'a Snapshot, filter: &'a ListFilter) -> Box<dyn Iterator<Item = &'a Arc<Stream>> + 'a> {
+    match (&filter.path, &filter.node) {
+        (Some(path), _) => Box::new(snapshot.by_path(path).into_iter()),
+        (None, Some(node)) => Box::new(snapshot.on_node(node)),
+        (None, None) => Box::new(snapshot.streams()),
+    }
 }
 
 /// Takes a page of what the filter lets through. True where more follows.

@@ -219,6 +219,47 @@ pub async fn bench(subject: &Subject, streams_mib_max: f64, faults: &mut Faults)
     Ok(())
 }
 
+/// How many streams a crowd has.
+const CROWD: usize = 100_000;
+/// How long it may take after a start until a crowd is listed. A caller waits no longer.
+const CROWD_LISTED_MAX: Duration = Duration::from_secs(5);
+
+/// A hundred thousand streams on air. It is a fault where a page costs more with them than with ten, and where they take too long to be
+/// listed after a start, or more memory than `streams_mib_max` for each ten thousand.
+pub async fn crowd(subject: &mut Subject, streams_mib_max: f64, faults: &mut Faults) -> anyhow::Result<()> {
+    let (first, page) = (subject.keys.len(), "/v1/streams?limit=10");
+    subject.add_admitting_keys(CROWD).await?;
+    println!(
+        "\n| a crowd, {CLIENTS} clients | p50 us | p99 us | in yardsticks | CPU us a call | in yardsticks | bytes |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let few = admit(subject, first, first + 10).await?;
+    let with_ten = measured(subject, page, PLAINLY).await?;
+    row("a page of 10, 10 on air", &with_ten);
+    let (began, before_mib) = (Instant::now(), subject.resident_mib()?);
+    admit(subject, first + few.len(), first + CROWD).await?;
+    let took = began.elapsed();
+    let with_all = measured(subject, page, PLAINLY).await?;
+    row("a page of 10, 100,000 on air", &with_all);
+    row("a page of 100, 100,000 on air", &measured(subject, "/v1/streams?limit=100", PLAINLY).await?);
+    let crowd_mib = subject.resident_mib()? - before_mib;
+    subject.restart().await?;
+    let began = Instant::now();
+    let listed = subject.api("GET", page, &Value::Null).await?;
+    let until_listed = began.elapsed();
+    ensure!(listed["total"].as_u64() == Some(CROWD as u64), "not all are listed: {}", listed["total"]);
+    let cost = with_all.yardsticks / with_ten.yardsticks;
+    println!(
+        "\n100,000 streams on air and in the history after {took:?}; {crowd_mib:.0} MiB more resident; listed {until_listed:?} after a start; cost of a page with \
+         100,000 / with 10: {cost:.2}"
+    );
+    faults.at_most("a page's cost with 100,000 on air, in that with 10", cost, MANY_TO_FEW_MAX);
+    faults.at_most("MiB for 100,000 streams", crowd_mib, 10.0 * streams_mib_max);
+    let (seconds, seconds_max) = (until_listed.as_secs_f64(), CROWD_LISTED_MAX.as_secs_f64());
+    faults.at_most("seconds until 100,000 streams are listed", seconds, seconds_max);
+    Ok(())
+}
+
 /// Ends one stream and begins another on its path, again and again. How many changes a second there were.
 async fn churn(subject: &Subject, on_air: &mut OnAir, stop: &AtomicBool) -> anyhow::Result<f64> {
     let mut ticker = tokio::time::interval(Duration::from_secs(1) / CHURN_PER_SECOND);

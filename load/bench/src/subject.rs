@@ -9,6 +9,7 @@ use onair::{
     dev::servers::{
         Home, Listen, Persistence, PostgresOptions, PrivatePostgres, PrivateRedis, RedisOptions, free_port,
     },
+    domain::Secret,
     node_credentials::NodeCredentials,
 };
 use serde_json::{Value, json};
@@ -285,6 +286,35 @@ impl Subject {
              FROM generate_series(1, $1) AS n, (SELECT id AS broadcaster_id FROM broadcasters LIMIT 1) AS anybody",
         )
         .bind(count)
+        .execute(&pool)
+        .await?;
+        pool.close().await;
+        Ok(())
+    }
+
+    /// Makes so many more keys that admit, in Postgres alone: the first who comes with one finds it there.
+    pub async fn add_admitting_keys(&mut self, count: usize) -> anyhow::Result<()> {
+        let (mut hashes, mut ids) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let first = self.keys.len();
+        for number in first..first + count {
+            let draws = [Uuid::new_v4(), Uuid::new_v4()].map(Uuid::into_bytes).concat();
+            let draws: [u8; 28] = std::array::from_fn(|place| draws[place] % 62);
+            let secret = Secret::from_draws(draws).context("draws below 62")?;
+            let id = Uuid::new_v4();
+            hashes.push(secret.hash().0.to_vec());
+            ids.push(id);
+            let path = format!("bench/{number}");
+            self.keys.push(Key { id: id.to_string(), path, secret: secret.reveal().to_owned() });
+        }
+        let pool = sqlx::PgPool::connect(&self.postgres.url()).await?;
+        sqlx::query(
+            "INSERT INTO stream_keys (id, broadcaster_id, path, secret_hash, hint, metadata, status, on_conflict, playback, revision, projected_revision)
+             SELECT id, broadcaster_id, 'bench/' || ($3 + n - 1), hash, 'abcd', '{}', 'active', 'reject', 'public', 1, 1
+             FROM UNNEST($1::uuid[], $2::bytea[]) WITH ORDINALITY AS made (id, hash, n), (SELECT id AS broadcaster_id FROM broadcasters LIMIT 1) AS anybody",
+        )
+        .bind(ids)
+        .bind(hashes)
+        .bind(i64::try_from(first)?)
         .execute(&pool)
         .await?;
         pool.close().await;
