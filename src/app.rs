@@ -263,6 +263,8 @@ async fn keep_gauges(app: Arc<App>) -> Result<(), TaskError> {
         if let Ok(memory) = app.redis.memory().await {
             metrics::redis_memory(memory.used_bytes, memory.max_bytes);
         }
+        let pool = app.redis.pool();
+        metrics::redis_pool(pool.connected, pool.max, pool.admissions_waiting);
         let (open, idle, max) = app.postgres.pool_connections();
         metrics::postgres_pool(open, idle, max);
         if answering.postgres {

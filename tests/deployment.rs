@@ -139,6 +139,26 @@ fn the_composition_names_what_exists() {
     }
 }
 
+/// `docker-compose` needs no container engine to read a file, to put the variables in, and to hold it to the schema.
+#[test]
+fn docker_compose_takes_the_composition() {
+    let made = Made::now();
+    fs::copy(path("docker-compose.yml"), made.path("docker-compose.yml")).expect("a copy");
+    let config = |arguments: &[&str]| {
+        let mut command = Command::new("docker-compose");
+        let output = command.current_dir(made.directory.path()).arg("config").args(arguments).output();
+        output.expect("scripts/bootstrap installs it")
+    };
+    let output = config(&["--services"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let composition = composition();
+    assert_eq!(told, members(&composition["services"]).map(|(name, _)| name.to_owned()).collect());
+    let misspelt = text("docker-compose.yml").replacen("    image:", "    imgae:", 1);
+    fs::write(made.path("docker-compose.yml"), misspelt).expect("it is written");
+    assert!(!config(&["--quiet"]).status.success(), "it takes anything");
+}
+
 #[test]
 fn every_variable_of_the_composition_has_a_default_or_is_made() {
     let (text, env) = (text("docker-compose.yml"), Made::now().text(".env"));

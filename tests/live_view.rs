@@ -4,6 +4,7 @@ mod support;
 
 use std::{collections::BTreeMap, io::Read as _};
 
+use futures_util::future::join_all;
 use onair::{
     domain::{EndReason, NodeName, OnConflict, Protocol, SourceId, SourceType, StreamState},
     lifecycle::Tasks,
@@ -13,6 +14,7 @@ use onair::{
 use support::{
     raw_redis,
     records::{admit_request, key_projection},
+    redis_monitor::RedisMonitor,
     stack::Stack,
     stores,
 };
@@ -85,6 +87,31 @@ async fn a_view_that_followed_every_change_equals_one_that_reads_everything() {
             assert_eq!(shown(&view.snapshot), shown(&fresh.snapshot), "step {step}");
         }
     }
+    tasks.abort();
+}
+
+/// How many scripts Redis was sent since its monitors listen.
+async fn scripts_heard(monitors: &[RedisMonitor]) -> usize {
+    let heard = join_all(monitors.iter().map(RedisMonitor::heard)).await.concat();
+    heard.iter().filter(|line| line.contains("\"EVALSHA\"") && !line.contains("[0 lua]")).count()
+}
+
+#[tokio::test]
+async fn all_who_ask_at_once_share_the_round_trips_of_one() {
+    let (server, redis) = stores::redis().await;
+    let tasks = Tasks::new();
+    let view = LiveView::start(redis, &tasks);
+    // A Redis that was started a moment ago is sent the scripts themselves, once.
+    view.now().await.unwrap();
+    let monitors = join_all(server.servers().iter().map(RedisMonitor::start)).await;
+    view.now().await.unwrap();
+    let of_one = scripts_heard(&monitors).await;
+    assert!(of_one > 0, "it asks Redis, however little has changed");
+    for found in join_all((0..1_000).map(|_| view.now())).await {
+        assert_eq!(found.unwrap().stale, None);
+    }
+    let of_thousand = scripts_heard(&monitors).await - of_one;
+    assert!((1..=2 * of_one).contains(&of_thousand), "{of_thousand} scripts for a thousand, {of_one} for one");
     tasks.abort();
 }
 

@@ -100,7 +100,7 @@ fn render(view: &View, fleet: &Fleet, filter: &ListFilter, items: &ListItems) ->
         items: page.items.iter().map(show).collect(),
         total: Some(page.total),
         stale,
-        message: message(stale, page.total, filter.lets_everything_through()),
+        message: message(stale, page.total, filter.properties() == 0),
         next_cursor: page.next.map(|cursor| cursor.to_string()),
         as_of: view.snapshot.as_of,
     }

@@ -117,6 +117,12 @@ declare! {
         "Connections to Postgres that are open and not in use.";
     POSTGRES_POOL_MAX: Gauge "onair_postgres_pool_max" []
         "How many of them may be open at once: postgres.connections_max.";
+    REDIS_CONNECTIONS: Gauge "onair_redis_connections" []
+        "Connections to Redis that stand, over all its servers.";
+    REDIS_CONNECTIONS_MAX: Gauge "onair_redis_connections_max" []
+        "How many of them there should be: for each server redis.connections, and one for large answers.";
+    REDIS_ADMISSIONS_WAITING: Gauge "onair_redis_admissions_waiting" []
+        "Admissions that wait to be sent to Redis because enough are under way. At 10,000 for one server more are refused.";
     REDIS_MEMORY_BYTES: Gauge "onair_redis_memory_bytes" []
         "Memory that Redis uses, as it says; of a cluster, that of the server nearest to its limit.";
     REDIS_MEMORY_MAX_BYTES: Gauge "onair_redis_memory_max_bytes" []

@@ -261,6 +261,13 @@ pub fn redis_memory(used_bytes: u64, max_bytes: u64) {
     gauge!(declared::REDIS_MEMORY_MAX_BYTES.name).set(float(max_bytes));
 }
 
+/// How many connections to Redis stand, how many there should be, and how many admissions wait to be sent on them.
+pub fn redis_pool(connected: u64, max: u64, admissions_waiting: u64) {
+    gauge!(declared::REDIS_CONNECTIONS.name).set(float(connected));
+    gauge!(declared::REDIS_CONNECTIONS_MAX.name).set(float(max));
+    gauge!(declared::REDIS_ADMISSIONS_WAITING.name).set(float(admissions_waiting));
+}
+
 /// How many partitions of Redis are closed.
 pub fn partitions_closed(count: usize) {
     gauge!(declared::PARTITIONS_CLOSED.name).set(float(count as u64));

@@ -39,6 +39,7 @@ fn record_everything() {
     connection_turned_away();
     postgres_pool(2, 1, 10);
     redis_memory(1_000_000, 0);
+    redis_pool(9, 9, 0);
     partitions_closed(0);
     rebuilt();
     redis_up();

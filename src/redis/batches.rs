@@ -112,6 +112,11 @@ impl Batches {
         is_kept
     }
 
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue().waiting.len()
+    }
+
     fn take(&self) -> Vec<Waiting> {
         self.queue().take(self.is_cluster)
     }
@@ -276,6 +281,7 @@ mod tests {
         for _ in 0..WAITING_MAX {
             enter(&batches, "live/a", &Ticket::default()).unwrap();
         }
+        assert_eq!(batches.waiting(), WAITING_MAX);
         assert_eq!(enter(&batches, "live/a", &Ticket::default()), Err(RedisError::Overloaded));
     }
 }

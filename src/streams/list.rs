@@ -1,10 +1,17 @@
 //! Pages of what is on air.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{
+    cmp::Reverse,
+    ops::Bound::{Excluded, Unbounded},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::Snapshot;
+use super::{
+    Snapshot,
+    index::{InOrder, place},
+};
 use crate::domain::{BroadcasterId, Cursor, NodeName, Position, Stream, StreamPath, StreamStateWord, Timestamp};
 
 /// Which streams on air are listed.
@@ -32,10 +39,13 @@ impl ListFilter {
             && self.path.as_ref().is_none_or(|path| *path == stream.path)
     }
 
-    /// Whether every stream on air is listed.
+    /// How many properties it asks for; with none, every stream on air is listed.
     #[must_use]
-    pub fn lets_everything_through(&self) -> bool {
-        self.state.is_none() && self.node.is_none() && self.broadcaster_id.is_none() && self.path.is_none()
+    pub fn properties(&self) -> usize {
+        [self.state.is_some(), self.node.is_some(), self.broadcaster_id.is_some(), self.path.is_some()]
+            .into_iter()
+            .filter(|is_asked_for| *is_asked_for)
+            .count()
     }
 }
 
@@ -66,52 +76,34 @@ pub struct ListPage {
 /// The page of a snapshot that a filter asks for.
 #[must_use]
 pub fn page(snapshot: &Snapshot, filter: &ListFilter) -> ListPage {
-    let place = filter.after.as_ref().map(|Cursor(after)| (Reverse(after.admitted_at), after.path.clone()));
-    let items_max = usize::from(filter.items_max);
-    let mut shown = Vec::with_capacity(items_max.min(snapshot.len()));
-    let more_follow = match &place {
-        None => take(candidates(snapshot, filter), filter, &mut shown),
-        Some(place) if filter.path.is_none() && filter.node.is_none() => {
-            take(snapshot.streams_after(place), filter, &mut shown)
-        }
-        Some((admitted_at, path)) => {
-            let is_behind = |stream: &&Arc<Stream>| (Reverse(stream.admitted_at), &stream.path) > (*admitted_at, path);
-            take(candidates(snapshot, filter).filter(is_behind), filter, &mut shown)
-        }
-    };
-    let total = if filter.lets_everything_through() {
-        snapshot.len()
-    } else {
-        candidates(snapshot, filter).filter(|stream| filter.lets_through(stream)).count()
-    };
+    let candidates = candidates(snapshot, filter);
+    let after = filter.after.as_ref().map(|Cursor(after)| (Reverse(after.admitted_at), after.path.clone()));
+    let behind = candidates.range((after.map_or(Unbounded, Excluded), Unbounded));
+    let mut behind = behind.map(|(_, stream)| stream).filter(|stream| filter.lets_through(stream));
+    let shown: Vec<_> = behind.by_ref().take(filter.items_max.into()).cloned().collect();
     let next = shown
         .last()
-        .filter(|_| more_follow)
-        .map(|last: &Arc<Stream>| Cursor(LivePosition { admitted_at: last.admitted_at, path: last.path.clone() }));
+        .filter(|_| behind.next().is_some())
+        .map(|last| Cursor(LivePosition { admitted_at: last.admitted_at, path: last.path.clone() }));
+    // An index holds just the streams with one property.
+    let total = if filter.properties() > 1 {
+        candidates.values().filter(|stream| filter.lets_through(stream)).count()
+    } else {
+        candidates.size()
+    };
     ListPage { items: shown, total, next }
 }
 
 /// The streams that a filter may let through, newest first: as few as the indexes of the snapshot leave.
-fn candidates<'a>(snapshot: &'a Snapshot, filter: &'a ListFilter) -> Box<dyn Iterator<Item = &'a Arc<Stream>> + 'a> {
-    match (&filter.path, &filter.node) {
-        (Some(path), _) => Box::new(snapshot.by_path(path).into_iter()),
-        (None, Some(node)) => Box::new(snapshot.on_node(node)),
-        (None, None) => Box::new(snapshot.streams()),
-    }
-}
-
-/// Takes a page of what the filter lets through. True where more follows.
-fn take<'a>(
-    mut streams: impl Iterator<Item = &'a Arc<Stream>>,
-    filter: &ListFilter,
-    shown: &mut Vec<Arc<Stream>>,
-) -> bool {
-    streams.any(|stream| {
-        let is_listed = filter.lets_through(stream);
-        let page_is_full = shown.len() == usize::from(filter.items_max);
-        if is_listed && !page_is_full {
-            shown.push(Arc::clone(stream));
-        }
-        is_listed && page_is_full
-    })
+fn candidates(snapshot: &Snapshot, filter: &ListFilter) -> InOrder {
+    let none = InOrder::new_sync;
+    let on_path = |path| snapshot.by_path(path).map(|stream| none().insert(place(stream), Arc::clone(stream)));
+    let by_property = [
+        filter.path.as_ref().map(on_path),
+        filter.node.as_ref().map(|node| snapshot.by_node.of(node).cloned()),
+        filter.broadcaster_id.as_ref().map(|id| snapshot.by_broadcaster.of(id).cloned()),
+        filter.state.as_ref().map(|state| snapshot.by_state.of(state).cloned()),
+    ];
+    let with_property = by_property.into_iter().flatten().map(|streams| streams.unwrap_or_else(none));
+    with_property.min_by_key(InOrder::size).unwrap_or_else(|| snapshot.in_order.clone())
 }

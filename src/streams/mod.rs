@@ -7,6 +7,7 @@
 //! moment is it in neither.
 
 mod deadlines;
+mod index;
 mod list;
 mod live;
 mod progress;

@@ -3,20 +3,18 @@
 //! Invariant: a snapshot that was handed out never changes. The next one shares with it all that is the same, so that making
 //! it costs what changed.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
-use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
+use rpds::HashTrieMapSync;
 
+use super::index::{InOrder, Index, place};
 use crate::{
-    domain::{NodeName, Partition, Progress, SourceId, Stream, StreamId, StreamPath, StreamStateWord, Timestamp},
+    domain::{
+        BroadcasterId, NodeName, Partition, Progress, SourceId, Stream, StreamId, StreamPath, StreamStateWord,
+        Timestamp,
+    },
     metrics,
 };
-
-/// The order of every list: who was admitted last comes first, and by path among those of one millisecond. Epochs order the
-/// streams of one path only.
-pub(super) type Place = (Reverse<Timestamp>, StreamPath);
-
-type InOrder = RedBlackTreeMapSync<Place, Arc<Stream>>;
 
 /// The pollers' last words, by source.
 pub type ProgressBySource = HashMap<SourceId, Progress>;
@@ -24,10 +22,12 @@ pub type ProgressBySource = HashMap<SourceId, Progress>;
 /// What was on air at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    in_order: InOrder,
+    pub(super) in_order: InOrder,
     by_id: HashTrieMapSync<StreamId, Arc<Stream>>,
     by_path: HashTrieMapSync<StreamPath, Arc<Stream>>,
-    by_node: HashTrieMapSync<NodeName, InOrder>,
+    pub(super) by_node: Index<NodeName>,
+    pub(super) by_broadcaster: Index<BroadcasterId>,
+    pub(super) by_state: Index<StreamStateWord>,
     progress: Arc<ProgressBySource>,
     /// When it was last known to be true.
     pub as_of: Timestamp,
@@ -43,17 +43,15 @@ impl Default for Snapshot {
             in_order: InOrder::new_sync(),
             by_id: HashTrieMapSync::new_sync(),
             by_path: HashTrieMapSync::new_sync(),
-            by_node: HashTrieMapSync::new_sync(),
+            by_node: Index::default(),
+            by_broadcaster: Index::default(),
+            by_state: Index::default(),
             progress: Arc::default(),
             as_of: Timestamp::from_ms(0),
             version: 0,
             progress_version: 0,
         }
     }
-}
-
-fn place(stream: &Stream) -> Place {
-    (Reverse(stream.admitted_at), stream.path.clone())
 }
 
 impl Snapshot {
@@ -74,12 +72,6 @@ impl Snapshot {
         self.in_order.values()
     }
 
-    /// The streams behind a place in the list.
-    pub(super) fn streams_after(&self, place: &Place) -> impl Iterator<Item = &Arc<Stream>> {
-        let behind = (std::ops::Bound::Excluded(place.clone()), std::ops::Bound::Unbounded);
-        self.in_order.range(behind).map(|(_, stream)| stream)
-    }
-
     /// A stream on air.
     #[must_use]
     pub fn by_id(&self, id: StreamId) -> Option<&Arc<Stream>> {
@@ -94,7 +86,7 @@ impl Snapshot {
 
     /// The streams on a node, newest first.
     pub fn on_node(&self, node: &NodeName) -> impl Iterator<Item = &Arc<Stream>> {
-        self.by_node.get(node).into_iter().flat_map(InOrder::values)
+        self.by_node.of(node).into_iter().flat_map(InOrder::values)
     }
 
     /// The nodes that have something on air.
@@ -140,23 +132,18 @@ impl Snapshot {
         self.in_order.insert_mut(place(&stream), Arc::clone(&stream));
         self.by_id.insert_mut(stream.id, Arc::clone(&stream));
         self.by_path.insert_mut(path.clone(), Arc::clone(&stream));
-        let mut on_node = self.by_node.get(&stream.node).cloned().unwrap_or_else(InOrder::new_sync);
-        on_node.insert_mut(place(&stream), Arc::clone(&stream));
-        self.by_node.insert_mut(stream.node.clone(), on_node);
+        self.by_node.put(&stream.node, &stream);
+        self.by_broadcaster.put(&stream.broadcaster_id, &stream);
+        self.by_state.put(&stream.state.word(), &stream);
     }
 
     fn remove(&mut self, old: &Stream) {
         self.in_order.remove_mut(&place(old));
         self.by_id.remove_mut(&old.id);
         self.by_path.remove_mut(&old.path);
-        if let Some(mut on_node) = self.by_node.get(&old.node).cloned() {
-            on_node.remove_mut(&place(old));
-            if on_node.is_empty() {
-                self.by_node.remove_mut(&old.node);
-            } else {
-                self.by_node.insert_mut(old.node.clone(), on_node);
-            }
-        }
+        self.by_node.remove(&old.node, old);
+        self.by_broadcaster.remove(&old.broadcaster_id, old);
+        self.by_state.remove(&old.state.word(), old);
     }
 
     pub(super) fn set_progress(&mut self, progress: Arc<ProgressBySource>) {

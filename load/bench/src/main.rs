@@ -4,18 +4,19 @@ mod faults;
 mod floor;
 mod generator;
 mod lists;
+mod refusals;
 mod subject;
 mod turns;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use self::{
     faults::Faults,
     generator::{Connections, Plan, Round, play, post},
+    refusals::Refusals,
     subject::{Server, Subject},
     turns::{Ratios, Turns, Whole, report, table},
 };
@@ -54,10 +55,6 @@ const AT_1000: Load =
     Load { callers: 1_000, turns: TURNS, held_to: HeldTo { throughput_min: 0.8, ..HeldTo::NOTHING }, ..AT_100 };
 /// How many calls a round of refusals has.
 const REFUSED_CALLS: usize = 4_000;
-
-/// What a refusal by checksum costs at most, in processor time of the bare floor, its Redis included. It should be less than that of
-/// the floor, which does more than the bare one.
-const CHECKSUM_TO_BARE_MAX: f64 = 1.1;
 
 const USAGE: &str = "usage: onair-bench PROGRAM [admissions|at-1|at-100|at-1000|refusals|lists|start|crowd ...], where PROGRAM is the release build of onair";
 
@@ -107,19 +104,18 @@ async fn bench(onair: &str, parts: &[&str]) -> anyhow::Result<()> {
     faults.at_most("MiB of program", program_mib, PROGRAM_MIB_MAX);
     for part in parts {
         match *part {
-            "admissions" => {
-                admissions_of(&subject, &[ALONE, AT_100, AT_1000], &mut faults).await?;
-                postgres_per_call(&subject, AT_100, &mut faults).await?;
-            }
+            "admissions" => admissions_of(&subject, &[ALONE, AT_100, AT_1000], &mut faults).await?,
             "at-1" => admissions_of(&subject, &[ALONE], &mut faults).await?,
             "at-100" => admissions_of(&subject, &[AT_100], &mut faults).await?,
             "at-1000" => admissions_of(&subject, &[AT_1000], &mut faults).await?,
             "refusals" => {
+                let refusals = Refusals::prepare(&subject).await?;
                 table();
                 for load in [ALONE, AT_100, AT_1000] {
                     let load = Load { calls: REFUSED_CALLS, turns: TURNS, ..load };
-                    refusals(&subject, load, &mut faults).await?;
+                    refusals.measure(&subject, load, &mut faults).await?;
                 }
+                refusals.end(&subject).await?;
             }
             "lists" => lists::bench(&subject, STREAMS_MIB_MAX, &mut faults).await?,
             "start" => {
@@ -174,16 +170,18 @@ async fn admissions_of(subject: &Subject, loads: &[Load], faults: &mut Faults) -
 }
 
 async fn admissions(subject: &Subject, load: Load, faults: &mut Faults) -> anyhow::Result<()> {
-    let (mut bare, mut floor, mut onair) = (Turns::default(), Turns::default(), Turns::default());
+    let [mut query, mut bare, mut floor, mut onair] = std::array::from_fn(|_| Turns::default());
     let mut whole = Whole::default();
-    let nothing = Arc::new(vec![post("/bare", None, &json!({"path": "bench/0"}), load.connections); load.calls]);
+    let [to_query, to_bare] = ["/postgres", "/bare"]
+        .map(|address| Arc::new(vec![post(address, None, &json!({"path": "bench/0"}), load.connections); load.calls]));
     for number in 0..=load.turns {
         let sources: Vec<(String, Uuid)> =
             subject.keys[..load.calls].iter().map(|key| (key.path.clone(), Uuid::new_v4())).collect();
         let requests = sources.iter().enumerate();
         let requests = requests.map(|(key, (_, source))| subject.auth(key, *source, load.connections)).collect();
         let requests = Arc::new(requests);
-        subject.turn(Server::Floor, (&nothing, 204), load, (number, &mut bare)).await?;
+        subject.turn(Server::Floor, (&to_query, 204), load, (number, &mut query)).await?;
+        subject.turn(Server::Floor, (&to_bare, 204), load, (number, &mut bare)).await?;
         subject.empty_floor().await?;
         subject.turn(Server::Floor, (&requests, 204), load, (number, &mut floor)).await?;
         let (written, before) = (subject.written().await?, subject.cpu()?);
@@ -197,12 +195,13 @@ async fn admissions(subject: &Subject, load: Load, faults: &mut Faults) -> anyho
     }
     report("admitted", load, &floor, &onair).hold(load, faults);
     report("admitted, beside the bare floor", load, &bare, &onair);
+    report("admitted, beside a Postgres query that admits nobody", load, &query, &onair);
     println!(
         "| ... until it is in the history: CPU us of an admission | {} | | | | | | | | {:.0} | |",
         load.callers,
         whole.median()
     );
-    let unexpected = bare.unexpected() + floor.unexpected() + onair.unexpected();
+    let unexpected = query.unexpected() + bare.unexpected() + floor.unexpected() + onair.unexpected();
     faults.unexpected(&format!("admitted, {} at once", load.callers), unexpected);
     Ok(())
 }
@@ -214,53 +213,4 @@ impl Ratios {
         faults.at_most(&what("p99"), self.p99, load.held_to.p99_max);
         faults.at_least(&what("throughput"), self.throughput, load.held_to.throughput_min);
     }
-}
-
-async fn refusals(subject: &Subject, load: Load, faults: &mut Faults) -> anyhow::Result<()> {
-    let held = &subject.keys[0];
-    let holder = vec![(held.path.clone(), Uuid::new_v4())];
-    let take = Arc::new(vec![subject.auth(0, holder[0].1, Connections::Fresh)]);
-    play(subject.address(Server::Onair), take, Plan::never_pausing(1, Connections::Fresh, 204)).await?;
-    let disabled = subject.keys.last().context("there are keys")?;
-    subject.api("POST", &format!("/v1/stream-keys/{}/disable", disabled.id), &Value::Null).await?;
-    let mistyped = format!("{}x", &held.secret[..held.secret.len() - 1]);
-    let nothing = Arc::new(vec![post("/bare", None, &json!({"path": "bench/0"}), load.connections); load.calls]);
-    for (what, path, secret, status, cpu_max) in [
-        ("refused by checksum, beside the bare floor", &held.path, &mistyped, 401, CHECKSUM_TO_BARE_MAX),
-        ("refused, in use, beside the bare floor", &held.path, &held.secret, 409, f64::INFINITY),
-        ("refused, disabled, beside the bare floor", &disabled.path, &disabled.secret, 403, f64::INFINITY),
-        ("refused, other path, beside the bare floor", &disabled.path, &held.secret, 403, f64::INFINITY),
-    ] {
-        let (mut bare, mut onair) = (Turns::default(), Turns::default());
-        for number in 0..=load.turns {
-            // From everywhere, so that nobody is slowed down.
-            let refused = |_| {
-                let source = Uuid::new_v4();
-                subject.auth_from(source.as_u128(), (path, secret), source, load.connections)
-            };
-            let requests = (0..load.calls).map(refused).collect();
-            subject.turn(Server::Floor, (&nothing, 204), load, (number, &mut bare)).await?;
-            subject.turn(Server::Onair, (&Arc::new(requests), status), load, (number, &mut onair)).await?;
-        }
-        let ratios = report(what, load, &bare, &onair);
-        let what = format!("{what}, {} at once", load.callers);
-        faults.at_most(&format!("{what}: processor time in that of the bare floor"), ratios.cpu, cpu_max);
-        faults.unexpected(&what, bare.unexpected() + onair.unexpected());
-    }
-    subject.api("POST", &format!("/v1/stream-keys/{}/enable", disabled.id), &Value::Null).await?;
-    subject.end_all(&holder).await
-}
-
-async fn postgres_per_call(subject: &Subject, load: Load, faults: &mut Faults) -> anyhow::Result<()> {
-    let (mut bare, mut query) = (Turns::default(), Turns::default());
-    for number in 0..=load.turns {
-        let body = json!({"path": "bench/0"});
-        let evalsha = Arc::new(vec![post("/bare", None, &body, load.connections); load.calls]);
-        let postgres = Arc::new(vec![post("/postgres", None, &body, load.connections); load.calls]);
-        subject.turn(Server::Floor, (&evalsha, 204), load, (number, &mut bare)).await?;
-        subject.turn(Server::Floor, (&postgres, 204), load, (number, &mut query)).await?;
-    }
-    report("a Postgres query a call (not Onair), beside the bare floor", load, &bare, &query);
-    faults.unexpected("a Postgres query a call", bare.unexpected() + query.unexpected());
-    Ok(())
 }

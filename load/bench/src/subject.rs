@@ -80,6 +80,7 @@ pub struct Subject {
     pub onair: SocketAddr,
     floor: SocketAddr,
     authorization: String,
+    broadcaster: String,
     pub keys: Vec<Key>,
     process: Child,
     serve: Box<dyn Fn() -> Command>,
@@ -138,6 +139,7 @@ impl Subject {
             onair,
             floor,
             authorization: format!("Basic {}", BASE64_STANDARD.encode(format!("{NODE}:{password}"))),
+            broadcaster: String::new(),
             keys: Vec::new(),
             process,
             serve: Box::new(move || command("serve")),
@@ -154,17 +156,21 @@ impl Subject {
         self.api("PUT", &format!("/v1/nodes/{NODE}"), &json!({"control_url": "http://127.0.0.1:9", "public_urls": {}}))
             .await?;
         let broadcaster = self.api("POST", "/v1/broadcasters", &json!({"display_name": "Bench"})).await?;
+        self.broadcaster = text(&broadcaster["id"]);
         for number in 0..keys {
-            let body = json!({"broadcaster_id": broadcaster["id"], "path": format!("bench/{number}")});
-            let created = self.api("POST", "/v1/stream-keys", &body).await?;
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            self.keys.push(Key {
-                id: text(&created["stream_key"]["id"]),
-                path: format!("bench/{number}"),
-                secret: text(&created["secret"]),
-            });
+            let key = self.add_key(&json!({"path": format!("bench/{number}")})).await?;
+            self.keys.push(key);
         }
         Ok(())
+    }
+
+    /// Makes a stream key with these settings, which nobody else of the bench uses.
+    pub async fn add_key(&self, settings: &Value) -> anyhow::Result<Key> {
+        let mut body = settings.clone();
+        body["broadcaster_id"] = json!(self.broadcaster);
+        let created = self.api("POST", "/v1/stream-keys", &body).await?;
+        let key = &created["stream_key"];
+        Ok(Key { id: text(&key["id"]), path: text(&key["path"]), secret: text(&created["secret"]) })
     }
 
     /// Where a server listens.
@@ -297,9 +303,7 @@ impl Subject {
         let (mut hashes, mut ids) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let first = self.keys.len();
         for number in first..first + count {
-            let draws = [Uuid::new_v4(), Uuid::new_v4()].map(Uuid::into_bytes).concat();
-            let draws: [u8; 28] = std::array::from_fn(|place| draws[place] % 62);
-            let secret = Secret::from_draws(draws).context("draws below 62")?;
+            let secret = any_secret().context("a secret")?;
             let id = Uuid::new_v4();
             hashes.push(secret.hash().0.to_vec());
             ids.push(id);
@@ -363,6 +367,17 @@ impl Subject {
         ensure!(round.unexpected == 0, "{} streams could not be ended", round.unexpected);
         Ok(())
     }
+}
+
+/// A text of an answer.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// A secret as Onair makes them, of which it knows nothing.
+pub fn any_secret() -> Option<Secret> {
+    let draws = [Uuid::new_v4(), Uuid::new_v4()].map(Uuid::into_bytes).concat();
+    Secret::from_draws(std::array::from_fn(|place| draws[place] % 62))
 }
 
 /// Who calls the API.

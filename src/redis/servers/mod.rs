@@ -183,6 +183,11 @@ impl Servers {
         self.map().servers.iter().map(|server| server.quick().ok_or(RedisError::Unavailable)).collect()
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Arc<Server>> {
+        self.map().servers.clone()
+    }
+
     /// Whether keys are divided into slots.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.form, Form::Cluster(_))

@@ -62,7 +62,7 @@ impl Server {
         self.bulk.is_connected().then(|| Arc::clone(&self.bulk))
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Connection>> {
+    pub(in crate::redis) fn all(&self) -> impl Iterator<Item = &Arc<Connection>> {
         self.quick.iter().chain(iter::once(&self.bulk))
     }
 
