@@ -6,10 +6,13 @@ use std::{collections::BTreeMap, io::Read as _};
 
 use futures_util::future::join_all;
 use onair::{
-    domain::{EndReason, NodeName, OnConflict, Protocol, SourceId, SourceType, StreamState},
+    domain::{
+        BroadcasterId, EndReason, NodeName, OnConflict, Protocol, SourceId, SourceType, Stream, StreamState,
+        StreamStateWord,
+    },
     lifecycle::Tasks,
     redis::{AdmitRequest, Afterwards, EndRequest, Holder, KeyProjection, Redis, RedisError},
-    streams::{LiveView, Snapshot},
+    streams::{ListFilter, LiveView, Snapshot, page},
 };
 use support::{
     raw_redis,
@@ -22,8 +25,10 @@ use uuid::Uuid;
 
 const PATHS: usize = 60;
 
+/// The key of a path, of one of four broadcasters.
 fn key(path: usize) -> KeyProjection {
-    KeyProjection { on_conflict: OnConflict::TakeOver, ..key_projection(&format!("live/{path}")) }
+    let broadcaster_id = BroadcasterId(Uuid::from_u128(path as u128 % 4));
+    KeyProjection { broadcaster_id, on_conflict: OnConflict::TakeOver, ..key_projection(&format!("live/{path}")) }
 }
 
 /// One publisher comes, goes live or leaves, as `step` says.
@@ -64,7 +69,41 @@ fn shown(snapshot: &Snapshot) -> Vec<(String, SourceId, bool)> {
         assert!(snapshot.on_node(&stream.node).any(|other| other.id == stream.id));
     }
     assert_eq!(shown.len(), snapshot.len());
+    lists_agree(snapshot);
     shown
+}
+
+const EVERYTHING: ListFilter =
+    ListFilter { state: None, node: None, broadcaster_id: None, path: None, items_max: 1_000, after: None };
+
+/// Whatever is asked for by some property is what has it, in the same order.
+fn lists_agree(snapshot: &Snapshot) {
+    let agree = |filter: ListFilter, has_it: &dyn Fn(&Stream) -> bool| {
+        let having: Vec<_> = snapshot.streams().filter(|stream| has_it(stream)).map(|stream| stream.id).collect();
+        let listed = page(snapshot, &filter);
+        assert_eq!(listed.items.iter().map(|stream| stream.id).collect::<Vec<_>>(), having, "{filter:?}");
+        assert_eq!(listed.total, having.len(), "{filter:?}");
+        let first = page(snapshot, &ListFilter { items_max: 1, ..filter.clone() });
+        assert_eq!(first.next.is_some(), having.len() > 1, "{filter:?}");
+        let rest = first.next.map(|after| page(snapshot, &ListFilter { after: Some(after), ..filter }).items);
+        let rest: Vec<_> = rest.unwrap_or_default().iter().map(|stream| stream.id).collect();
+        assert_eq!(rest, having.get(1..).unwrap_or_default());
+    };
+    agree(EVERYTHING, &|_| true);
+    for state in [StreamStateWord::Connecting, StreamStateWord::Live] {
+        agree(ListFilter { state: Some(state), ..EVERYTHING }, &|stream| stream.state.word() == state);
+        for node in snapshot.nodes() {
+            let filter = ListFilter { state: Some(state), node: Some(node.clone()), ..EVERYTHING };
+            agree(filter, &|stream| stream.state.word() == state && stream.node == node);
+        }
+    }
+    for any in snapshot.streams().take(3) {
+        let by_broadcaster = ListFilter { broadcaster_id: Some(any.broadcaster_id), ..EVERYTHING };
+        agree(by_broadcaster.clone(), &|stream| stream.broadcaster_id == any.broadcaster_id);
+        agree(ListFilter { path: Some(any.path.clone()), ..EVERYTHING }, &|stream| stream.path == any.path);
+        let elsewhere = ListFilter { path: Some("live/nowhere".parse().unwrap()), ..by_broadcaster };
+        agree(elsewhere, &|_| false);
+    }
 }
 
 #[tokio::test]

@@ -84,7 +84,11 @@ impl Lookup {
 
     async fn ask(&self, secret_hash: SecretHash) -> Result<Option<(KeyId, StreamPath)>, LookupError> {
         let _place = self.places.acquire().await.map_err(|_| LookupError::Postgres)?;
-        // Before Postgres: a revocation in between must not be undone in a Redis that has lost it.
+        // Most of these keys nobody has made, and whoever tries them out should cost no more than this.
+        if self.postgres.stream_key_by_secret(secret_hash).await?.is_none() {
+            return Ok(None);
+        }
+        // Asked again behind this: a revocation in between must not be undone in a Redis that has lost it.
         let memory = self.redis.generations().await?;
         let Some(found) = self.postgres.stream_key_by_secret(secret_hash).await? else {
             return Ok(None);

@@ -115,7 +115,6 @@ async fn bench(onair: &str, parts: &[&str]) -> anyhow::Result<()> {
                     let load = Load { calls: REFUSED_CALLS, turns: TURNS, ..load };
                     refusals.measure(&subject, load, &mut faults).await?;
                 }
-                refusals.end(&subject).await?;
             }
             "lists" => lists::bench(&subject, STREAMS_MIB_MAX, &mut faults).await?,
             "start" => {
