@@ -39,7 +39,7 @@ lint:
 	shellcheck load/run scripts/bootstrap scripts/compose-secrets scripts/install-packages .ci/run
 	shellcheck --shell=sh src/dev/servers/guard.sh
 
-# Onair beside the least that an admission can cost, in turn, on the same Redis, as ratios. Takes a quarter of an hour; wants a
+# Onair beside the least that an admission can cost, in turn, on the same Redis, as ratios. Takes half an hour; wants a
 # machine that does nothing else. PARTS="lists start" measures only these; docs/performance.md tells of them.
 bench:
 	@scripts/bootstrap run
