@@ -84,7 +84,7 @@ impl Refusals {
     /// A line of the table for each of them.
     pub async fn measure(&self, subject: &Subject, load: Load, faults: &mut Faults) -> anyhow::Result<()> {
         let nothing = Arc::new(vec![post("/bare", None, &json!({"path": "bench/0"}), load.connections); load.calls]);
-        let on_air = [take(subject).await?];
+        let holder = [take(subject).await?];
         for kind in self.kinds.iter().filter(|kind| load.callers <= kind.callers_max) {
             let (mut bare, mut onair) = (Turns::default(), Turns::default());
             for number in 0..=load.turns {
@@ -98,7 +98,7 @@ impl Refusals {
             faults.at_most(&format!("{what}: processor time in that of the bare floor"), ratios.cpu, kind.cpu_max);
             faults.unexpected(&what, bare.unexpected() + onair.unexpected());
         }
-        subject.end_all(&on_air).await
+        subject.end_all(&holder).await
     }
 }
 
