@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use super::{
     raw_redis,
+    redis_sentinels::{TLS_PORT, port_of},
     stores::{AGREED_WITHIN, until_within},
 };
 
 const SLOTS: usize = 16_384;
 /// The setting of the port on which the servers speak with one another.
 const BUS_PORT: &str = "cluster-port";
-const TLS_PORT: &str = "tls-port";
 /// The first servers are the masters, and those behind them their replicas in the same order.
 pub const MASTERS: usize = 3;
 
@@ -114,8 +114,7 @@ impl RedisCluster {
 
     /// Where it is, as Onair's configuration has it.
     pub fn url(&self) -> String {
-        let port = |server: &PrivateRedis| if self.is_over_tls { server.further_port(TLS_PORT) } else { server.port() };
-        let ports: Vec<u16> = self.servers.iter().filter_map(port).collect();
+        let ports: Vec<u16> = self.servers.iter().filter_map(|server| port_of(server, self.is_over_tls)).collect();
         let others: Vec<String> = ports[1..].iter().map(|port| format!("node=127.0.0.1:{port}")).collect();
         let scheme = if self.is_over_tls { "rediss-cluster" } else { "redis-cluster" };
         format!("{scheme}://:{}@127.0.0.1:{}?{}", self.password, ports[0], others.join("&"))

@@ -11,7 +11,7 @@ use super::{
 
 const SENTINELS: usize = 3;
 const QUORUM: usize = 2;
-const TLS_PORT: &str = "tls-port";
+pub(super) const TLS_PORT: &str = "tls-port";
 /// What the sentinels call the service.
 const SERVICE: &str = "onair";
 
@@ -146,7 +146,7 @@ impl RedisSentinels {
 }
 
 /// The port at which others know a server.
-fn port_of(server: &PrivateRedis, is_over_tls: bool) -> Option<u16> {
+pub(super) fn port_of(server: &PrivateRedis, is_over_tls: bool) -> Option<u16> {
     if is_over_tls { server.further_port(TLS_PORT) } else { server.port() }
 }
 
