@@ -231,7 +231,7 @@ const CROWD_LISTED_MAX: Duration = Duration::from_secs(5);
 /// listed after a start, or more memory than `streams_mib_max` for each ten thousand.
 pub async fn crowd(subject: &mut Subject, streams_mib_max: f64, faults: &mut Faults) -> anyhow::Result<()> {
     let (first, page) = (subject.keys.len(), "/v1/streams?limit=10");
-    subject.add_admitting_keys(CROWD).await?;
+    subject.add_keys(CROWD).await?;
     println!(
         "\n| a crowd, {CLIENTS} clients | p50 us | p99 us | in yardsticks | CPU us a call | in yardsticks | bytes |"
     );

@@ -30,7 +30,7 @@ const TURNS: usize = 5;
 const MANY_TURNS: usize = 11;
 const KEYS: usize = 10_000;
 /// How many keys there are when the start is timed.
-const MANY_KEYS: i64 = 100_000;
+const MANY_KEYS: usize = 100_000;
 
 /// What the start and the size are held to: the aim for the start; for the size about half as much again as was measured, and more where it
 /// varies, as the memory of streams does with what came before.

@@ -283,23 +283,8 @@ impl Subject {
         Ok(mib(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1_024))
     }
 
-    /// Puts so many more keys into Postgres.
-    pub async fn add_keys(&self, count: i64) -> anyhow::Result<()> {
-        let pool = sqlx::PgPool::connect(&self.postgres.url()).await?;
-        sqlx::query(
-            "INSERT INTO stream_keys (id, broadcaster_id, path, secret_hash, hint, metadata, status, on_conflict, playback, revision, projected_revision)
-             SELECT gen_random_uuid(), broadcaster_id, 'many/' || n, sha256(n::text::bytea), 'abcd', '{}', 'active', 'reject', 'public', 1, 1
-             FROM generate_series(1, $1) AS n, (SELECT id AS broadcaster_id FROM broadcasters LIMIT 1) AS anybody",
-        )
-        .bind(count)
-        .execute(&pool)
-        .await?;
-        pool.close().await;
-        Ok(())
-    }
-
     /// Makes so many more keys that admit, in Postgres alone: the first who comes with one finds it there.
-    pub async fn add_admitting_keys(&mut self, count: usize) -> anyhow::Result<()> {
+    pub async fn add_keys(&mut self, count: usize) -> anyhow::Result<()> {
         let (mut hashes, mut ids) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let first = self.keys.len();
         for number in first..first + count {
