@@ -13,6 +13,7 @@ use onair::config::{Config, ConfigSecret};
 use serde_json::{Value, json};
 use support::{
     api_client::{Answer, ApiClient},
+    faulty_stack::FaultyStack,
     mediamtx::{MediaMtx, PublishRequest},
     redis_monitor::RedisMonitor,
     stack::{Replica, Stack, TestKey, node_password},
@@ -113,6 +114,38 @@ fn guessed(number: u8) -> String {
     let mut draws = [number % 62; 28];
     draws[0] = 7;
     onair::domain::Secret::from_draws(draws).unwrap().reveal().to_owned()
+}
+
+/// One by one, with a Postgres this far away, they would take twenty times as long as an auth call may.
+#[tokio::test]
+async fn who_presents_keys_that_nobody_made_is_told_so_together_with_all_others() {
+    let FaultyStack { stack, postgres: _postgres, redis_line: _redis_line, postgres_line } =
+        FaultyStack::start_with(|config| {
+            Stack::leave_nodes_alone(config);
+            config.admission.lookups_max = 1;
+            config.admission.deadline_ms = 2_000;
+            config.admission.busy_deadline_ms = 3_000;
+        })
+        .await;
+    let bench = Bench::on(stack).await;
+    postgres_line.slow(Duration::from_millis(100));
+    // The first to come asks for itself alone, the next one for all who came meanwhile. Some of them hang up, one after the
+    // other, so that one does while it asks for others.
+    let impatient = join_all((0..10).map(async |number| {
+        let address = format!("198.51.100.{number}");
+        let call = bench.open_call(publisher(&address, "live/guessed", &guessed(number))).await;
+        tokio::time::sleep(Duration::from_millis(100) * u32::from(number)).await;
+        drop(call);
+    }));
+    let patient = join_all(
+        (10..60)
+            .map(async |number| bench.publish(&format!("192.0.2.{number}"), "live/guessed", &guessed(number)).await),
+    );
+    let (_, told) = tokio::join!(impatient, patient);
+    for told in told {
+        told.expect_problem(401, "key_unknown");
+    }
+    bench.replica.stop().await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use onair::{
     domain::{
@@ -180,6 +180,8 @@ async fn a_key_comes_back_as_it_was_made() {
     let with_owner = postgres.stream_key_by_secret(made.secret_hash).await.unwrap().unwrap();
     assert_eq!((with_owner.key.id, with_owner.broadcaster_name), (made.id, label("Ada")));
     assert_eq!(postgres.stream_key_by_secret(some_hash()).await, Ok(None));
+    let asked = [some_hash(), made.secret_hash, some_hash()];
+    assert_eq!(postgres.existing_secrets(&asked).await, Ok(HashSet::from([made.secret_hash])));
 }
 
 #[tokio::test]

@@ -10,11 +10,12 @@
 //! - In a partition that lacks more than this key nobody is admitted (`src/redis/partitions.rs`), and nothing is looked up. So
 //!   whoever is admitted by a key that was brought in here meets every stream that is on air.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
+use super::existence::Existence;
 use crate::{
     config::AdmissionConfig,
     domain::{KeyId, SecretHash, StreamPath},
@@ -55,16 +56,19 @@ pub(super) enum Found {
 pub(super) struct Lookup {
     postgres: Postgres,
     redis: Redis,
-    places: Semaphore,
+    places: Arc<Semaphore>,
+    existence: Existence,
     remembered: Cache<SecretHash, Option<(KeyId, StreamPath)>>,
 }
 
 impl Lookup {
     pub(super) fn new(postgres: Postgres, redis: Redis, config: &AdmissionConfig) -> Self {
+        let places = Arc::new(Semaphore::new(config.lookups_max));
         Self {
+            existence: Existence::new(postgres.clone(), Arc::clone(&places)),
             postgres,
             redis,
-            places: Semaphore::new(config.lookups_max),
+            places,
             remembered: Cache::builder()
                 .max_capacity(REMEMBERED_MAX)
                 .time_to_live(Duration::from_millis(config.unknown_key_cache_ms))
@@ -83,12 +87,12 @@ impl Lookup {
     }
 
     async fn ask(&self, secret_hash: SecretHash) -> Result<Option<(KeyId, StreamPath)>, LookupError> {
-        let _place = self.places.acquire().await.map_err(|_| LookupError::Postgres)?;
         // Most of these keys nobody has made, and whoever tries them out should cost no more than this.
-        if self.postgres.stream_key_by_secret(secret_hash).await?.is_none() {
+        if !self.existence.of(secret_hash).await? {
             return Ok(None);
         }
-        // Asked again behind this: a revocation in between must not be undone in a Redis that has lost it.
+        let _place = self.places.acquire().await.map_err(|_| LookupError::Postgres)?;
+        // The key is read behind this: a revocation in between must not be undone in a Redis that has lost it.
         let memory = self.redis.generations().await?;
         let Some(found) = self.postgres.stream_key_by_secret(secret_hash).await? else {
             return Ok(None);

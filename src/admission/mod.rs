@@ -15,6 +15,7 @@ mod attempts;
 mod credentials;
 mod deadline;
 mod decision;
+mod existence;
 mod failures;
 mod lookup;
 mod node_itself;

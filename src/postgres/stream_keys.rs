@@ -3,6 +3,8 @@
 //! A key's `revision` grows with every change; `projected_revision` is what Redis is known to have. The keys where the
 //! two differ are the outbox. So a change and its entry in the outbox are one row, and are committed together.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{
@@ -209,6 +211,18 @@ impl Postgres {
         let query = query.bind(hash.0);
         self.call(async |connection| query.fetch_optional(connection).await?.as_ref().map(key_with_owner).transpose())
             .await
+    }
+
+    /// Those of these secrets that keys were made with.
+    ///
+    /// # Errors
+    /// Where Postgres does not answer.
+    pub async fn existing_secrets(&self, hashes: &[SecretHash]) -> Result<HashSet<SecretHash>, PostgresError> {
+        let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.0.as_slice()).collect();
+        let query = "-- existing_secrets\nSELECT secret_hash FROM stream_keys WHERE secret_hash = ANY($1)";
+        let query = sqlx::query_scalar(query).bind(hashes);
+        let existing: Vec<[u8; 32]> = self.call(async |connection| query.fetch_all(connection).await).await?;
+        Ok(existing.into_iter().map(SecretHash).collect())
     }
 
     /// A page of the keys that a filter lets through, the newest first.
