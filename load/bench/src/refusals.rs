@@ -30,20 +30,11 @@ struct Kind {
     secret: Option<String>,
     status: u16,
     cpu_max: f64,
-    /// With more callers, some are told that what is true cannot be known: their look-ups in Postgres would take too long.
-    callers_max: usize,
 }
 
 impl Kind {
     fn of(name: &'static str, path: &str, secret: &str, status: u16) -> Self {
-        Self {
-            name,
-            path: path.to_owned(),
-            secret: Some(secret.to_owned()),
-            status,
-            cpu_max: f64::INFINITY,
-            callers_max: usize::MAX,
-        }
+        Self { name, path: path.to_owned(), secret: Some(secret.to_owned()), status, cpu_max: f64::INFINITY }
     }
 }
 
@@ -71,7 +62,7 @@ impl Refusals {
             Kind::of("no key", &held.path, "", 401),
             Kind { cpu_max: CHECKSUM_TO_BARE_MAX, ..Kind::of("by checksum", &held.path, &mistyped, 401) },
             Kind::of("unknown", &held.path, unknown.reveal(), 401),
-            Kind { secret: None, callers_max: 100, ..Kind::of("unknown, another each time", &held.path, "", 401) },
+            Kind { secret: None, ..Kind::of("unknown, another each time", &held.path, "", 401) },
             of("expired", &expired, 403),
             of("disabled", &disabled, 403),
             of("revoked", &revoked, 403),
@@ -85,7 +76,7 @@ impl Refusals {
     pub async fn measure(&self, subject: &Subject, load: Load, faults: &mut Faults) -> anyhow::Result<()> {
         let nothing = Arc::new(vec![post("/bare", None, &json!({"path": "bench/0"}), load.connections); load.calls]);
         let holder = [take(subject).await?];
-        for kind in self.kinds.iter().filter(|kind| load.callers <= kind.callers_max) {
+        for kind in &self.kinds {
             let (mut bare, mut onair) = (Turns::default(), Turns::default());
             for number in 0..=load.turns {
                 let requests = Arc::new(kind.calls(subject, load)?);
