@@ -11,6 +11,7 @@ use std::{
 use onair::{
     admission::{Allowance, RefusalCode},
     domain::Timestamp,
+    nodes::NodeFault,
 };
 use serde_json::{Value, json};
 use support::{
@@ -274,6 +275,24 @@ fn passes_by_itself(code: RefusalCode) -> bool {
             | RefusalCode::StateUnavailable
             | RefusalCode::HistoryBacklogFull
     )
+}
+
+/// Otherwise `rate` and `increase` do not see the first event of each.
+#[tokio::test]
+async fn what_is_counted_of_clients_and_nodes_begins_with_0() {
+    let bench = Bench::start().await;
+    let metrics = bench.replica.api.get("/metrics").await.expect(200).text;
+    let decisions = ["publish", "read", "playback"].map(|action| {
+        let label = format!("action=\"{action}\"");
+        let is_one = |line: &&str| line.starts_with("onair_auth_decisions_total{") && line.contains(&label);
+        metrics.lines().filter(is_one).count()
+    });
+    assert_eq!(decisions, [Allowance::ALL.len() + RefusalCode::ALL.len(); 3], "{metrics}");
+    for kind in NodeFault::ALL {
+        let line = format!("onair_node_poll_errors_total{{kind=\"{}\"}} ", kind.as_str());
+        assert!(metrics.contains(&line), "{line}");
+    }
+    bench.replica.stop().await;
 }
 
 #[tokio::test]

@@ -116,21 +116,21 @@ fn guessed(number: u8) -> String {
     onair::domain::Secret::from_draws(draws).unwrap().reveal().to_owned()
 }
 
-/// One by one, with a Postgres this far away, they would take twenty times as long as an auth call may.
+/// One by one, with a Postgres this far away, they would take ten times as long as an auth call may.
 #[tokio::test]
 async fn who_presents_keys_that_nobody_made_is_told_so_together_with_all_others() {
     let FaultyStack { stack, postgres: _postgres, redis_line: _redis_line, postgres_line } =
         FaultyStack::start_with(|config| {
             Stack::leave_nodes_alone(config);
-            config.admission.lookups_max = 1;
+            config.admission.lookups_max = 2;
             config.admission.deadline_ms = 2_000;
             config.admission.busy_deadline_ms = 3_000;
         })
         .await;
     let bench = Bench::on(stack).await;
     postgres_line.slow(Duration::from_millis(100));
-    // The first to come asks for itself alone, the next one for all who came meanwhile. Some of them hang up, one after the
-    // other, so that one does while it asks for others.
+    // The first to come are asked for alone, the others together. Some hang up, one after the other, so that one does while it is
+    // asked for together with others.
     let impatient = join_all((0..10).map(async |number| {
         let address = format!("198.51.100.{number}");
         let call = bench.open_call(publisher(&address, "live/guessed", &guessed(number))).await;

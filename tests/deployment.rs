@@ -240,6 +240,26 @@ fn the_stores_are_reached_where_they_are() {
     assert!(items(&services["redis"]["command"]).iter().any(|word| word == "noeviction"));
 }
 
+#[test]
+fn those_who_talk_to_one_another_have_a_network_in_common() {
+    let composition = composition();
+    let networks = |service: &str| -> BTreeSet<String> {
+        let names = items(&composition["services"][service]["networks"]).iter().map(str_of);
+        names.map(str::to_owned).collect()
+    };
+    for (one, other) in [
+        ("onair", "redis"),
+        ("onair", "postgres"),
+        ("onair", "edge-1"),
+        ("onair", "edge-2"),
+        ("migrate", "postgres"),
+        ("prometheus", "onair"),
+        ("grafana", "prometheus"),
+    ] {
+        assert!(!networks(one).is_disjoint(&networks(other)), "{one} and {other}");
+    }
+}
+
 /// Where Redis is full before the history's limit is reached, nothing can be written at all, and what the limit does never happens.
 #[test]
 fn redis_has_room_for_a_history_that_is_as_late_as_it_may_be() {

@@ -6,7 +6,7 @@
 //! Invariants:
 //! - For one key there is one look-up at a time, whoever waits for it; what was found is remembered for a moment, so that a
 //!   wrong key that is tried again and again does not reach Postgres each time.
-//! - The number of look-ups at once is limited. Who finds no place waits no longer than the call's deadline.
+//! - The number of queries at once is limited. Who finds no place waits no longer than the call's deadline.
 //! - In a partition that lacks more than this key nobody is admitted (`src/redis/partitions.rs`), and nothing is looked up. So
 //!   whoever is admitted by a key that was brought in here meets every stream that is on air.
 
@@ -19,6 +19,7 @@ use super::existence::Existence;
 use crate::{
     config::AdmissionConfig,
     domain::{KeyId, SecretHash, StreamPath},
+    lifecycle::Tasks,
     postgres::{Postgres, PostgresError},
     redis::{KeyProjection, Redis, RedisError},
 };
@@ -62,10 +63,15 @@ pub(super) struct Lookup {
 }
 
 impl Lookup {
-    pub(super) fn new(postgres: Postgres, redis: Redis, config: &AdmissionConfig) -> Self {
+    pub(super) fn new(postgres: Postgres, redis: Redis, config: &AdmissionConfig, tasks: &Tasks) -> Self {
         let places = Arc::new(Semaphore::new(config.lookups_max));
         Self {
-            existence: Existence::new(postgres.clone(), Arc::clone(&places)),
+            existence: Existence::new(
+                postgres.clone(),
+                (Arc::clone(&places), config.lookups_max),
+                Duration::from_millis(config.deadline_ms),
+                tasks.clone(),
+            ),
             postgres,
             redis,
             places,

@@ -110,13 +110,15 @@ impl Admission {
         let (redis, postgres) = stores;
         let codes =
             Allowance::ALL.iter().map(|word| word.as_str()).chain(RefusalCode::ALL.iter().map(|word| word.as_str()));
-        metrics::decisions_begin(Action::Publish, codes);
+        for action in Action::ALL.iter().filter(|action| action.is_of_client()) {
+            metrics::decisions_begin(*action, codes.clone());
+        }
         let limits = config.admission.clone();
         let (noted, to_note) = mpsc::channel(attempts::WAITING_MAX);
         tasks.spawn("record_attempts", attempts::record(redis.clone(), to_note, tasks.stopping()));
         let inner = Inner {
             abandoned: Abandonments::start(redis.clone(), tasks),
-            lookup: Lookup::new(postgres, redis.clone(), &limits),
+            lookup: Lookup::new(postgres, redis.clone(), &limits, tasks),
             failures: Failures::new(limits.failures_burst, limits.failures_refill_per_second, limits.addresses_max),
             config: limits,
             renditions: config.renditions.suffixes.clone(),

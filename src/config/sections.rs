@@ -145,7 +145,7 @@ section! {
         failures_refill_per_second: u32 = 1, "ONAIR_ADMISSION_FAILURES_REFILL_PER_SECOND", in 1..=10_000;
         /// How many addresses with failures are remembered, by each replica. Default 100,000.
         addresses_max: usize = 100_000, "ONAIR_ADMISSION_ADDRESSES_MAX", in 100..=10_000_000;
-        /// How many keys that Redis does not hold are looked up in Postgres at once. Default 4, which has to be below
+        /// How many queries for keys that Redis does not hold are made of Postgres at once. Default 4, which has to be below
         /// `postgres.connections_max`.
         lookups_max: usize = 4, "ONAIR_ADMISSION_LOOKUPS_MAX", in 1..=1000;
         /// How long a key that Postgres does not know either is refused without asking again. Milliseconds; default 2 s.

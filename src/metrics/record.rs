@@ -314,6 +314,13 @@ pub fn problems_begin(codes: impl IntoIterator<Item = &'static str>) {
     }
 }
 
+/// The ways in which a poll may fail, for the same reason.
+pub fn node_poll_errors_begin(kinds: impl IntoIterator<Item = &'static str>) {
+    for kind in kinds {
+        counter!(declared::NODE_POLL_ERRORS.name, "kind" => kind).absolute(0);
+    }
+}
+
 /// All other counters whose labels are known beforehand, for the same reason.
 pub(super) fn counters_begin() {
     for metric in declared::ALL.iter().filter(|metric| metric.kind == Kind::Counter && metric.labels.is_empty()) {

@@ -32,6 +32,7 @@ use crate::{
     config::{NodeConfig, ReconcilerConfig},
     domain::{Actor, ChangedBy, EndReason, Node, NodeName, PublicUrls, Renditions, Stream, StreamPath},
     lifecycle::Tasks,
+    metrics,
     postgres::{Deed, NodePut, Postgres, PostgresError},
     rebuild::{FleetProjection, Restorer},
     redis::{Afterwards, EndRequest, Ending, Holder, Redis, RedisError},
@@ -146,6 +147,7 @@ impl Nodes {
             kick_owed,
             wiring,
         } = parts;
+        metrics::node_poll_errors_begin(NodeFault::ALL.iter().map(|fault| fault.as_str()));
         let directory = Arc::new(Directory::new(redis.clone(), postgres.clone()));
         let fleet_projection = FleetProjection::new(redis.clone(), postgres.clone());
         let kicks = Kicks::new(redis.clone(), client.clone(), Arc::clone(&directory), Arc::clone(&kick_owed), replica);

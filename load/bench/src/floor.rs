@@ -21,7 +21,7 @@ use fred::{
     util::sha1_hash,
 };
 use sqlx::PgPool;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::OnceCell};
 use uuid::Uuid;
 
 const BARE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', 60000) then return 1 end return 0";
@@ -45,6 +45,10 @@ struct Floor {
     admit_sha1: String,
     prepared: Vec<Prepared>,
     calls: AtomicUsize,
+    bare_calls: AtomicUsize,
+    /// Hashes of the secrets of Onair's keys, which are made after the floor has started.
+    secret_hashes: OnceCell<Vec<Vec<u8>>>,
+    queries: AtomicUsize,
 }
 
 /// Serves until it is killed; prints its address first.
@@ -60,6 +64,9 @@ pub async fn serve(redis_url: &str, postgres_url: &str, admissions: usize) -> an
         admit_sha1: sha1_hash(ADMIT),
         prepared: prepare(&redis, admissions).await?,
         calls: AtomicUsize::new(0),
+        bare_calls: AtomicUsize::new(0),
+        secret_hashes: OnceCell::new(),
+        queries: AtomicUsize::new(0),
         redis,
     });
     floor.empty().await?;
@@ -164,6 +171,23 @@ impl Floor {
     }
 }
 
+impl Floor {
+    /// The look-up that auth hooks do today: the key's row by its secret. Whether there is one.
+    async fn query(&self) -> Result<bool, sqlx::Error> {
+        let made = || sqlx::query_scalar("SELECT secret_hash FROM stream_keys ORDER BY id").fetch_all(&self.postgres);
+        let hashes = self.secret_hashes.get_or_try_init(made).await?;
+        let number = self.queries.fetch_add(1, Ordering::Relaxed);
+        let Some(hash) = number.checked_rem(hashes.len()).and_then(|number| hashes.get(number)) else {
+            return Ok(false);
+        };
+        let row = sqlx::query("SELECT id, path, status, expires_at FROM stream_keys WHERE secret_hash = $1")
+            .bind(hash)
+            .fetch_optional(&self.postgres)
+            .await?;
+        Ok(row.is_some())
+    }
+}
+
 async fn one_evalsha(State(floor): State<Arc<Floor>>, _body: Bytes) -> StatusCode {
     let call = floor.calls.fetch_add(1, Ordering::Relaxed);
     let Some(prepared) = floor.prepared.get(call) else { return StatusCode::CONFLICT };
@@ -178,24 +202,20 @@ async fn one_evalsha(State(floor): State<Arc<Floor>>, _body: Bytes) -> StatusCod
 }
 
 async fn one_bare_evalsha(State(floor): State<Arc<Floor>>, body: Bytes) -> StatusCode {
-    let call = floor.calls.fetch_add(1, Ordering::Relaxed);
+    let call = floor.bare_calls.fetch_add(1, Ordering::Relaxed);
     let key = format!("floor:{}:{}:{call}", body.len(), std::process::id());
     let taken: Result<i64, _> = floor.redis.evalsha(floor.bare_sha1.as_str(), key, "source").await;
     match taken {
-        Ok(_) => StatusCode::NO_CONTENT,
+        Ok(1) => StatusCode::NO_CONTENT,
+        Ok(_) => StatusCode::CONFLICT,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
-async fn one_query(State(floor): State<Arc<Floor>>, body: Bytes) -> StatusCode {
-    // The shape of the look-up that auth hooks do today: the key's row by its secret.
-    let hash = [u8::try_from(body.len() % 251).unwrap_or(0); 32];
-    let row = sqlx::query("SELECT id, path, status, expires_at FROM stream_keys WHERE secret_hash = $1")
-        .bind(&hash[..])
-        .fetch_optional(&floor.postgres)
-        .await;
-    match row {
-        Ok(_) => StatusCode::NO_CONTENT,
+async fn one_query(State(floor): State<Arc<Floor>>, _body: Bytes) -> StatusCode {
+    match floor.query().await {
+        Ok(true) => StatusCode::NO_CONTENT,
+        Ok(false) => StatusCode::UNAUTHORIZED,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

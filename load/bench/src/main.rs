@@ -51,8 +51,7 @@ const AT_100: Load = Load {
 /// As many as make a second or so: a hundredth of them is more than one moment in which the machine does something else.
 const ALONE: Load =
     Load { callers: 1, calls: 4_000, held_to: HeldTo { p50_max: 1.25, p99_max: 1.5, ..HeldTo::NOTHING }, ..AT_100 };
-const AT_1000: Load =
-    Load { callers: 1_000, turns: TURNS, held_to: HeldTo { throughput_min: 0.8, ..HeldTo::NOTHING }, ..AT_100 };
+const AT_1000: Load = Load { callers: 1_000, held_to: HeldTo { throughput_min: 0.8, ..HeldTo::NOTHING }, ..AT_100 };
 /// How many calls a round of refusals has.
 const REFUSED_CALLS: usize = 4_000;
 

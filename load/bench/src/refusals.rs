@@ -1,4 +1,5 @@
-//! What refusals cost: one of each kind, beside the bare floor.
+//! What refusals cost, on fresh connections: one of each kind that a key may be the reason of, and two of those that are told before
+//! Redis is asked, beside the bare floor.
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,7 +56,8 @@ impl Refusals {
         let expires_at = Timestamp::now().plus_ms(EXPIRES_AFTER_MS);
         let expired = subject.add_key(&json!({"path": "refused/expired", "expires_at": expires_at})).await?;
         tokio::time::sleep(Duration::from_millis(EXPIRES_AFTER_MS.unsigned_abs())).await;
-        let mistyped = format!("{}x", &held.secret[..held.secret.len() - 1]);
+        let (intact, last) = held.secret.split_at(held.secret.len() - 1);
+        let mistyped = format!("{intact}{}", if last == "x" { "y" } else { "x" });
         let unknown = any_secret().context("a secret")?;
         let of = |name, key: &Key, status| Kind::of(name, &key.path, &key.secret, status);
         let kinds = vec![

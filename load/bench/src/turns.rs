@@ -67,7 +67,7 @@ impl Whole {
 /// Begins a table.
 pub fn table() {
     println!(
-        "\n| what | calls at once | connections | floor p50 us | Onair p50 us | p50 ratio | p99 ratio | throughput ratio (spread) | \
+        "\n| what | calls at once | connections | floor p50 us | Onair p50 us | p50 ratio (spread) | p99 ratio (spread) | throughput ratio (spread) | \
          CPU us of a call: floor + stores | Onair + stores | answered otherwise: floor, Onair |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
@@ -89,26 +89,28 @@ pub fn report(what: &str, load: Load, floor: &Turns, onair: &Turns) -> Ratios {
         ratios.sort_by(f64::total_cmp);
         ratios
     };
-    let spread = ratios(&onair.throughput, &floor.throughput);
+    let [p50, p99, throughput] = [
+        ratios(&onair.p50_us, &floor.p50_us),
+        ratios(&onair.p99_us, &floor.p99_us),
+        ratios(&onair.throughput, &floor.throughput),
+    ];
     let whole =
         |turns: &Turns| -> Vec<f64> { turns.server_us.iter().zip(&turns.stores_us).map(|(a, b)| a + b).collect() };
     let found = Ratios {
-        p50: median(&ratios(&onair.p50_us, &floor.p50_us)),
-        p99: median(&ratios(&onair.p99_us, &floor.p99_us)),
-        throughput: median(&spread),
+        p50: median(&p50),
+        p99: median(&p99),
+        throughput: median(&throughput),
         cpu: median(&ratios(&whole(onair), &whole(floor))),
     };
     println!(
-        "| {what} | {} | {} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} ({:.2}-{:.2}) | {:.0} + {:.0} | {:.0} + {:.0} | {}, {} |",
+        "| {what} | {} | {} | {:.0} | {:.0} | {} | {} | {} | {:.0} + {:.0} | {:.0} + {:.0} | {}, {} |",
         load.callers,
         if load.connections == Connections::Fresh { "fresh" } else { "kept" },
         median(&floor.p50_us),
         median(&onair.p50_us),
-        found.p50,
-        found.p99,
-        found.throughput,
-        spread.first().copied().unwrap_or_default(),
-        spread.last().copied().unwrap_or_default(),
+        with_spread(&p50),
+        with_spread(&p99),
+        with_spread(&throughput),
         median(&floor.server_us),
         median(&floor.stores_us),
         median(&onair.server_us),
@@ -117,6 +119,12 @@ pub fn report(what: &str, load: Load, floor: &Turns, onair: &Turns) -> Ratios {
         onair.unexpected,
     );
     found
+}
+
+/// The median of sorted ratios, and between which they lie.
+fn with_spread(sorted: &[f64]) -> String {
+    let [first, last] = [sorted.first(), sorted.last()].map(|ratio| ratio.copied().unwrap_or_default());
+    format!("{:.2} ({first:.2}-{last:.2})", median(sorted))
 }
 
 /// The median; 0 of none.
