@@ -283,6 +283,28 @@ async fn redis_that_is_full_refuses_publishers_and_still_tells_what_is_on_air() 
     bench.replica.stop().await;
 }
 
+/// What is written to the history is what frees memory: it has to go on where nothing else can be written, not even a lease.
+#[tokio::test]
+async fn redis_that_is_full_of_history_is_emptied_when_postgres_is_back() {
+    let bench = Bench::start().await;
+    bench.faulty.postgres_line.cut();
+    for _ in 0..3 {
+        let source_id = Uuid::new_v4();
+        until("it is let in", async || ask(&bench.caller, &bench.key, source_id).await.status == 204).await;
+        bench.leave(source_id).await;
+    }
+    set(bench.faulty.stack.redis.single(), "maxmemory", "1").await;
+    // Longer than a lease lasts.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(bench.replica.app.redis.events_backlog().await.expect("Redis answers") > 0);
+    bench.faulty.postgres_line.heal();
+    until("the log is empty", async || bench.replica.app.redis.events_backlog().await == Ok(0)).await;
+    set(bench.faulty.stack.redis.single(), "maxmemory", "0").await;
+    let ended = bench.replica.api.get("/v1/streams?state=ended").await.expect(200);
+    assert_eq!(ended.json["items"].as_array().map(Vec::len), Some(3), "{}", ended.text);
+    bench.replica.stop().await;
+}
+
 /// A failover behind one address: the connections lead to the old master, which is a replica now; who connects anew gets to
 /// the new one.
 #[tokio::test]

@@ -40,7 +40,7 @@ pub use stream::{
     StreamStateWord, Track, TrackProps,
 };
 pub use stream_key::{KeyStatus, OnConflict, Playback, Secret, SecretError, SecretHash, StreamKey};
-pub use text::{Label, METADATA_BYTES_MAX, Metadata, TextError, bounded_text};
+pub use text::{Label, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Metadata, TextError, bounded_text};
 pub use timestamp::Timestamp;
 pub use words::UnknownWord;
 pub(crate) use words::words;

@@ -96,10 +96,13 @@ impl Secret {
         Ok(Self(text.to_owned()))
     }
 
-    /// True where the text begins like a secret of ours: enough to warn that one was written in a public place.
+    /// True where the text begins like a secret of ours, mistyped or not, or holds a whole one anywhere: enough to warn that
+    /// one was written in a public place.
     #[must_use]
     pub fn looks_like_one(text: &str) -> bool {
-        text.starts_with(Self::PREFIX) && text.len() > Self::PREFIX.len()
+        let begins_like_one = text.starts_with(Self::PREFIX) && text.len() > Self::PREFIX.len();
+        let is_one = |at: usize| text.get(at..at + Self::LENGTH).is_some_and(|part| Self::parse(part).is_ok());
+        begins_like_one || text.match_indices(Self::PREFIX).any(|(at, _)| is_one(at))
     }
 
     fn checksum(body: &str) -> [u8; Self::CHECKSUM_CHARACTERS] {
@@ -249,6 +252,17 @@ mod tests {
         }
         assert_eq!(Secret::parse(&text[1..]), Err(SecretError));
         assert_eq!(Secret::parse(&format!("{text}a")), Err(SecretError));
+    }
+
+    #[test]
+    fn a_secret_is_seen_wherever_it_stands() {
+        let whole = secret(7).reveal().to_owned();
+        for text in [whole.clone(), format!("ada{whole}"), format!("sk_sk_{whole}.x"), whole[..9].to_owned()] {
+            assert!(Secret::looks_like_one(&text), "{text}");
+        }
+        for text in ["task_force", "sk_", "ask_for_more_than_the_length_of_a_secret_takes"] {
+            assert!(!Secret::looks_like_one(text), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// The most bytes that metadata may have as JSON.
 pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// The most levels of free data, itself included.
+pub const METADATA_DEPTH_MAX: usize = 64;
 
 /// Free data that belongs to a broadcaster, key or stream; shown as it was given.
 pub type Metadata = serde_json::Map<String, serde_json::Value>;

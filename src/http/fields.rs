@@ -11,7 +11,7 @@ use super::{
     problem::{Answer, Problem},
 };
 use crate::{
-    domain::{self, METADATA_BYTES_MAX, Metadata, PageRequest, Position, bounded_text},
+    domain::{self, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Metadata, PageRequest, Position, bounded_text},
     stream_keys::{CONTACT_CHARACTERS_MAX, DESCRIPTION_CHARACTERS_MAX, Edit, TITLE_CHARACTERS_MAX, check_metadata},
 };
 
@@ -78,7 +78,9 @@ impl<'de> Deserialize<'de> for FreeData {
 
 impl PartialSchema for FreeData {
     fn schema() -> RefOr<Schema> {
-        let description = format!("Free data: an object of at most {METADATA_BYTES_MAX} bytes as JSON.");
+        let description = format!(
+            "Free data: an object of at most {METADATA_BYTES_MAX} bytes as JSON, in at most {METADATA_DEPTH_MAX} levels."
+        );
         ObjectBuilder::new()
             .schema_type(Type::Object)
             .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(true)))

@@ -51,6 +51,8 @@ impl From<StreamKeysError> for Problem {
                     FieldProblem::Text(_)
                     | FieldProblem::MetadataTooLarge
                     | FieldProblem::MetadataHoldsNul
+                    | FieldProblem::MetadataTooDeep
+                    | FieldProblem::MetadataHoldsReservedName
                     | FieldProblem::PathIsRendition
                     | FieldProblem::NotInTheFuture => Code::InvalidInput,
                 };

@@ -142,7 +142,7 @@ impl Kicks {
                 continue;
             }
             resting.end_what_is_over();
-            for (node, owed) in self.owed_by_node(&resting).await {
+            for (node, owed) in self.owed_by_node(&resting, !woken).await {
                 if busy.insert(node.clone()) {
                     rounds.push(self.round(node, owed));
                 }
@@ -154,12 +154,14 @@ impl Kicks {
         matches!(self.redis.acquire_lease(LEASE, self.replica, LEASE_TTL_MS).await, Ok(Lease::Held(_)))
     }
 
-    async fn owed_by_node(&self, resting: &Resting) -> HashMap<NodeName, Vec<KickIntent>> {
+    /// What is owed and may be tried now. Whoever holds the lease tells how many they are: others look once, and would go on telling
+    /// of what is long done.
+    async fn owed_by_node(&self, resting: &Resting, holds_lease: bool) -> HashMap<NodeName, Vec<KickIntent>> {
         let mut by_node = HashMap::<_, Vec<_>>::new();
         match self.redis.owed_kicks().await {
             Ok(owed) => {
                 // Nobody knows how many a silent server of a cluster has.
-                if owed.are_all {
+                if owed.are_all && holds_lease {
                     metrics::kicks_pending(owed.kicks.len() as u64);
                 }
                 for kick in owed.kicks.into_iter().filter(|kick| !resting.contains(kick)) {
@@ -230,6 +232,15 @@ impl Kicks {
     }
 
     async fn done(&self, kick: &KickIntent) {
+        match self.redis.strike_off_kick(kick).await {
+            Ok(true) => {}
+            // Somebody else carried it out as well, and has told of it.
+            Ok(false) => return,
+            Err(error) => {
+                tracing::debug!(%error, "a kick that is done could not be struck off; it is kicked once more");
+                return;
+            }
+        }
         let silence_ms = Timestamp::now().ms_since(kick.since);
         metrics::kick(kick.reason.as_str(), metrics::KickOutcome::Gone);
         if matches!(
@@ -242,8 +253,5 @@ impl Kicks {
             node = %kick.node, path = %kick.path, source_id = %kick.source_id, reason = %kick.reason, silence_ms,
             "a source is off air"
         );
-        if let Err(error) = self.redis.strike_off_kick(kick).await {
-            tracing::debug!(%error, "a kick that is done could not be struck off; it is kicked once more");
-        }
     }
 }

@@ -173,14 +173,14 @@ impl Redis {
         self.limited(&connection, connection.hexists(key, source_id.to_string())).await
     }
 
-    /// Notes that the source is gone.
+    /// Notes that the source is gone. Whether that was not known yet.
     ///
     /// # Errors
     /// Where Redis gives no answer. It may be said again.
-    pub async fn strike_off_kick(&self, kick: &KickIntent) -> Result<(), RedisError> {
+    pub async fn strike_off_kick(&self, kick: &KickIntent) -> Result<bool, RedisError> {
         let key = keys::kicks(kick.path.partition());
         let connection = self.quick(&key)?;
         let field = kick.source_id.to_string();
-        self.limited(&connection, connection.hdel::<u64, _, _>(key, field)).await.map(drop)
+        Ok(self.limited(&connection, connection.hdel::<u64, _, _>(key, field)).await? > 0)
     }
 }

@@ -100,6 +100,12 @@ impl RedisError {
         matches!(self, Self::Unavailable | Self::Timeout)
     }
 
+    /// Whether it has no memory left for what would take more. What frees some is still done.
+    #[must_use]
+    pub fn is_of_full_memory(&self) -> bool {
+        matches!(self, Self::Refused(reason) if reason.starts_with("OOM"))
+    }
+
     fn from_fred(error: &FredError) -> Self {
         match error.kind() {
             ErrorKind::Timeout => Self::Timeout,

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::domain::{METADATA_BYTES_MAX, Metadata, Renditions, StreamPath, TextError, Timestamp, bounded_text};
+use crate::domain::{
+    METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Metadata, Renditions, StreamPath, TextError, Timestamp, bounded_text,
+};
 
 /// The longest title, in characters.
 pub const TITLE_CHARACTERS_MAX: usize = 200;
@@ -10,6 +12,9 @@ pub const TITLE_CHARACTERS_MAX: usize = 200;
 pub const DESCRIPTION_CHARACTERS_MAX: usize = 5000;
 /// The longest contact of a broadcaster, in characters.
 pub const CONTACT_CHARACTERS_MAX: usize = 500;
+
+/// With such a name, `serde_json` takes an object for JSON in a string, or for a number, and reads another value than was written.
+const RESERVED_NAMES: &str = "$serde_json::private::";
 
 /// A field with a value that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +38,12 @@ pub enum FieldProblem {
     /// Metadata with a character that no database keeps.
     #[error("must not hold the character U+0000")]
     MetadataHoldsNul,
+    /// Metadata that is nested deeper than what reads it later.
+    #[error("must not be nested deeper than {METADATA_DEPTH_MAX} levels")]
+    MetadataTooDeep,
+    /// Metadata with a name that what reads it later takes for something else.
+    #[error("must not have a name that begins with {RESERVED_NAMES}")]
+    MetadataHoldsReservedName,
     /// An expiry that has passed already.
     #[error("must be in the future")]
     NotInTheFuture,
@@ -77,31 +88,67 @@ pub(super) fn check_path(path: &StreamPath, renditions: &Renditions) -> Result<(
 /// Checks free data that is to be stored.
 ///
 /// # Errors
-/// Where it is larger than [`METADATA_BYTES_MAX`], or holds what Postgres refuses.
+/// Where it is larger than [`METADATA_BYTES_MAX`], or holds what Postgres or a later reader refuses.
 pub fn check_metadata(metadata: &Metadata) -> Result<(), InvalidField> {
     let too_large = serde_json::to_vec(metadata).map_or(true, |json| json.len() > METADATA_BYTES_MAX);
     if too_large {
         return Err(FieldProblem::MetadataTooLarge.of("metadata"));
     }
-    if metadata.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)) {
-        return Err(FieldProblem::MetadataHoldsNul.of("metadata"));
-    }
-    Ok(())
+    check_members(metadata, METADATA_DEPTH_MAX).map_err(|problem| problem.of("metadata"))
 }
 
-/// The size bounds the depth.
-fn holds_nul(value: &Value) -> bool {
+/// Checks what may have so many levels, this one included.
+fn check_members(members: &Metadata, levels: usize) -> Result<(), FieldProblem> {
+    let below = levels.checked_sub(1).ok_or(FieldProblem::MetadataTooDeep)?;
+    members.iter().try_for_each(|(name, value)| {
+        check_text_within(name)?;
+        if name.starts_with(RESERVED_NAMES) {
+            return Err(FieldProblem::MetadataHoldsReservedName);
+        }
+        check_value(value, below)
+    })
+}
+
+fn check_value(value: &Value, levels: usize) -> Result<(), FieldProblem> {
     match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => check_text_within(text),
+        Value::Array(items) => {
+            let below = levels.checked_sub(1).ok_or(FieldProblem::MetadataTooDeep)?;
+            items.iter().try_for_each(|item| check_value(item, below))
+        }
+        Value::Object(members) => check_members(members, levels),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
     }
+}
+
+fn check_text_within(text: &str) -> Result<(), FieldProblem> {
+    if text.contains('\0') { Err(FieldProblem::MetadataHoldsNul) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metadata_is_read_later_as_it_was_written() {
+        let check = |json: &str| {
+            check_metadata(&serde_json::from_str::<Metadata>(json).unwrap()).map_err(|invalid| invalid.problem)
+        };
+        let nested = |levels: usize| format!(r#"{{"a": {}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1));
+        assert_eq!(check(&nested(METADATA_DEPTH_MAX)), Ok(()));
+        assert_eq!(check(&nested(METADATA_DEPTH_MAX + 1)), Err(FieldProblem::MetadataTooDeep));
+        // What serde_json makes of these when it reads them depends on their order.
+        for json in [
+            r#"{"a": {"x": 1, "$serde_json::private::RawValue": "1"}}"#,
+            r#"{"a": [{"x": 1, "$serde_json::private::Number": "1"}]}"#,
+            r#"{"$serde_json::private::RawValue": "1"}"#,
+        ] {
+            assert_eq!(check(json), Err(FieldProblem::MetadataHoldsReservedName), "{json}");
+        }
+        let within =
+            format!(r#"{{"a": {{"$serde_json::private::RawValue": "{}{}"}}}}"#, "[".repeat(100), "]".repeat(100));
+        assert_eq!(check(&within), Err(FieldProblem::MetadataTooDeep));
+    }
 
     #[test]
     fn metadata_is_bounded_and_free_of_nul_at_every_depth() {

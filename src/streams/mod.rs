@@ -207,7 +207,9 @@ impl Streams {
             };
             return Ok((event.stream, seen.as_ref().map(Totals::from)));
         }
-        let record = recorded?.ok_or(StreamsError::NotFound)?;
+        recorded?;
+        // What the log has no more has gone into the history, maybe since that was asked.
+        let record = self.postgres.stream(id).await?.ok_or(StreamsError::NotFound)?;
         Ok((record.stream, record.totals))
     }
 
